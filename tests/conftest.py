@@ -1,0 +1,30 @@
+"""Eight virtual CPU devices and a persistent compilation cache for every test."""
+
+import os
+import pathlib
+
+_CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def x64():
+    """Computes in float64 inside the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def mesh8():
+    """A mesh of eight devices along `data`."""
+    return jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
