@@ -112,7 +112,7 @@ class Signature:
 class Method:
     """A self-supervised method: frozen hyper-parameters and modules, pure functions.
 
-    Subclasses give `init`, `forward`, `objective` and `encoder`, and may give `check` and `after`.
+    Subclasses give `init`, `forward`, `objective` and `product`, and may give `check` and `after`.
     `params` is a dict of parameter trees by network; `state` a dict of named trees, with batch
     statistics under `state['stats']`.
     """
@@ -149,8 +149,8 @@ class Method:
         """Runs behind the optimizer's step (momentum encoders, unit prototypes). Default: nothing."""
         return params, state
 
-    def encoder(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:
-        """The network that is the product, `(module, variables)`: what is probed and exported."""
+    def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:
+        """What training is for: the encoder as `(module, variables)`, probed and exported."""
         raise NotImplementedError
 
 

@@ -28,3 +28,15 @@ def x64():
 def mesh8():
     """A mesh of eight devices along `data`."""
     return jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def pytest_addoption(parser):
+    parser.addoption('--no-skips', action='store_true', help='a skipped test is a failure')
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.skipped and not hasattr(report, 'wasxfail') and item.config.getoption('--no-skips'):
+        report.outcome = 'failed'
+        report.longrepr = f'skipped, which --no-skips forbids: {report.longrepr}'

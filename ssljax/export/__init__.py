@@ -1,0 +1,1 @@
+"""Encoders in the formats of other people, and the way back in."""

@@ -1,0 +1,1 @@
+"""Augmentation: recipes with a host half (tf.data) and a device half (jit)."""

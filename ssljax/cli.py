@@ -1,0 +1,165 @@
+"""The command line: `ssljax train | evaluate | export | report`.
+
+Nothing heavy is imported before it is needed: `--help` answers at once.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional
+
+EXIT_USAGE = 2
+"""Exit code of bad input: nothing was started."""
+
+EXIT_FAILED = 1
+"""Exit code of a run that failed; what it had saved is kept."""
+
+USAGE = """usage: ssljax COMMAND ...
+
+  train EXPERIMENT     pre-train, or go on where a run was stopped
+  evaluate RUN         linear probe, few labels and kNN, beside random weights and raw pixels
+  export RUN           hand the encoder on: native, torchvision
+  report RUN           curves, views, neighbours and the table as one HTML page
+
+`ssljax COMMAND --help` says more. RUN is a folder that `train` has written.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Pre-train EXPERIMENT, or go on where its run was stopped.
+
+    Any field of the experiment may follow as an option (`--method.temperature 0.2`); `ssljax train
+    EXPERIMENT --help` lists them. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and saved,
+    1 failed, 2 bad input.
+    """
+
+    experiment: Positional[str]
+    """A file with a function `config() -> Experiment`, or the folder of a run to go on with."""
+    folder: str | None = None
+    """Where the run is kept (default: runs/ and the name of the file)."""
+    devices: int | None = None
+    """Number of devices to use (default: all)."""
+    smoke: bool = False
+    """Shrink the experiment to seconds, on made images: does everything work?"""
+    profile: bool = False
+    """Write a JAX trace of a few steps and the measured share of peak FLOPs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Compare RUN's encoder with random weights and raw pixels, all treated alike.
+
+    Prints the table and writes it to evaluation.json in the run's folder. Looks at the test split:
+    once, when training and choosing are over.
+    """
+
+    run: Positional[str]
+    """The folder of a run."""
+    data: str | None = None
+    """Evaluate on another data set with the same splits (default: the run's)."""
+    layer: str = 'pool'
+    """Layer of the encoder."""
+    sgd: bool = False
+    """Also the papers' linear probe: SGD on frozen features."""
+    batch: int = 256
+    """Images a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the encoder of RUN's latest checkpoint in a format that others read."""
+
+    run: Positional[str]
+    """The folder of a run."""
+    format: Literal['native', 'torchvision'] = 'native'
+    """native: safetensors and config.json; torchvision: state-dict names, for ResNets."""
+    to: str | None = None
+    """Folder to write (default: export/ and the format, in the run's folder)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write RUN's report.html: curves, views as the network sees them, neighbours, the table."""
+
+    run: Positional[str]
+    """The folder of a run."""
+
+
+def _train(arguments: list[str]) -> int:
+    # With an experiment named, --help is about its fields too, which takes importing it.
+    named = next((a for a in arguments if not a.startswith('-')), None)
+    wants_help = any(a in ('-h', '--help') for a in arguments)
+    if named is None or (wants_help and not os.path.exists(named)):
+        tyro.cli(Train, args=[*arguments, *(['--help'] if wants_help else [])], prog='ssljax train')
+    own = [a for a in arguments if a not in ('-h', '--help')]
+    options, rest = tyro.cli(Train, args=own, prog='ssljax train', return_unknown_args=True)
+    from ssljax.commands import train
+
+    return train.main(options, [*rest, *(['--help'] if wants_help else [])])
+
+
+def _plain(command: type, module: str) -> Callable[[list[str]], int]:
+    def main(arguments: list[str]) -> int:
+        options = tyro.cli(command, args=arguments, prog=f'ssljax {module}')
+        import importlib
+
+        return importlib.import_module(f'ssljax.commands.{module}').main(options)
+
+    return main
+
+
+COMMANDS = {
+    'train': _train,
+    'evaluate': _plain(Evaluate, 'evaluate'),
+    'export': _plain(Export, 'export'),
+    'report': _plain(Report, 'report'),
+}
+
+
+def main() -> None:
+    """The entry point of `ssljax`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code."""
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(USAGE, end='')
+        return 0 if arguments else EXIT_USAGE
+    if arguments[0] == '--version':
+        import ssljax
+
+        print(ssljax.__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        print(f'ssljax: no command {arguments[0]!r}{hint}\n\n{USAGE}', end='', file=sys.stderr)
+        return EXIT_USAGE
+    # TensorFlow greets at length otherwise.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except ValueError as error:
+        if os.environ.get('SSLJAX_TRACEBACK'):
+            raise
+        print(f'ssljax: {error}', file=sys.stderr)
+        return EXIT_USAGE
+    except (OSError, RuntimeError) as error:
+        if os.environ.get('SSLJAX_TRACEBACK') or not _explains_itself(error):
+            raise
+        print(f'ssljax: {error}', file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _explains_itself(error: Exception) -> bool:
+    """Whether an error was raised by ssljax, with a message for the user."""
+    return type(error).__module__.split('.')[0] == 'ssljax'

@@ -1,0 +1,1 @@
+"""What each command of `ssljax` does; imported when it is called, so that `--help` is quick."""

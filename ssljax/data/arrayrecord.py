@@ -1,0 +1,191 @@
+"""Sets that TFDS has prepared in ArrayRecord format, read as raw records."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from ssljax.data import splits
+from ssljax.data.graph import Tensor, tensorflow
+from ssljax.data.sources import Labels, Source
+
+_BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records(Source):
+    """Serialised examples in ArrayRecord files, parsed in the graph by blocks.
+
+    TFDS's own decoding runs Python for every record; this runs it once for a block.
+
+    Attributes:
+        reader: `array_record`'s data source over the split's files.
+        keys: the names of the image feature and of the label feature (None: no labels).
+        identity: what the fingerprint is taken of.
+    """
+
+    reader: Any
+    keys: tuple[str, str | None]
+    identity: str
+
+    def fingerprint(self) -> str:
+        """Of the set's version, its files' names and sizes, and the ranges read of them."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()
+
+    def records(self, indices: Tensor) -> dict[str, Tensor]:
+        """Reads and parses a block."""
+        tf = tensorflow()
+
+        def read(wanted: np.ndarray) -> np.ndarray:
+            return np.array(self.reader.__getitems__(wanted.tolist()), object)
+
+        raw = tf.ensure_shape(tf.numpy_function(read, [indices], tf.string), [None])
+        image, label = self.keys
+        features = {image: tf.io.FixedLenFeature([], tf.string)}
+        if label is not None:
+            features[label] = tf.io.FixedLenFeature([], tf.int64)
+        parsed = tf.io.parse_example(raw, features)
+        found = {'image': parsed[image]}
+        if label is not None:
+            found['label'] = tf.cast(parsed[label], tf.int32)
+        return found
+
+    def labels(self) -> Labels | None:
+        """Read from the records, all of them; -1 for one that cannot be read."""
+        if self.keys[1] is None:
+            return None
+        blocks = np.split(np.arange(self.examples), range(_BLOCK, self.examples, _BLOCK))
+        return np.concatenate([self._labels(block) for block in blocks])
+
+    def _labels(self, indices: np.ndarray) -> Labels:
+        tf = tensorflow()
+        try:
+            return self.records(tf.constant(indices))['label'].numpy()
+        except (tf.errors.OpError, RuntimeError):  # the latter from the reader
+            if len(indices) == 1:
+                return np.array([-1], np.int32)
+            return np.concatenate([self._labels(half) for half in np.array_split(indices, 2)])
+
+
+def load(name: str, split: str) -> Source:
+    """Opens a prepared set, looked for in `$TFDS_DATA_DIR` or TFDS's default folder.
+
+    Args:
+        name: as TFDS has it: `cifar10`, `cifar10:3.0.2`, `imagenet_resized/32x32`.
+        split: as TFDS has it: `train`, `train[:45000]`, `train[:80%]+test`.
+
+    Raises:
+        ValueError: if the set is not prepared, not in ArrayRecord format or has no uint8 images,
+            if a file is missing, or if there is no such split.
+    """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    info = _info(name)
+    image, label = _features(name, info)
+    splits.resolve(name, split, info.splits)
+    part = info.splits[split]
+    read = []
+    for file in part.file_instructions:
+        if not os.path.exists(file.filename):
+            raise ValueError(f'{name} is incomplete: {file.filename} is missing; {_prepare(name)}')
+        size = os.path.getsize(file.filename)
+        read.append([os.path.basename(file.filename), size, file.skip, file.take])
+    height, width, channels = info.features[image].shape
+    names = None
+    if label is not None:
+        classes = info.features[label]
+        names = tuple(classes.names or map(str, range(classes.num_classes)))
+    return Records(
+        name=f'{info.full_name}:{split}',
+        examples=part.num_examples,
+        channels=channels,
+        class_names=names,
+        encoded=True,
+        size=None if height is None or width is None else (height, width),
+        reader=ArrayRecordDataSource(part.file_instructions),
+        keys=(image, label),
+        identity=json.dumps([info.full_name, image, label, read]),
+    )
+
+
+def _info(name: str) -> Any:
+    """The set's description on disk; its code is not run, so it may come from anywhere."""
+    from tensorflow_datasets.core import read_only_builder, registered
+
+    tensorflow()
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=_data_dir())
+    except registered.DatasetNotFoundError as error:
+        raise ValueError(_absent(name)) from error
+    formats = sorted(form.value for form in builder.info.available_file_formats())
+    if 'array_record' not in formats:
+        raise ValueError(
+            f'{name} is prepared as {", ".join(formats)} in {builder.data_path}; expected '
+            f'array_record, which can be read by index. Move that folder away and {_prepare(name)}'
+        )
+    if builder.info.file_format.value != 'array_record':
+        builder = read_only_builder.builder_from_directory(
+            builder.data_path, file_format='array_record'
+        )
+    return builder.info
+
+
+def _data_dir() -> str | None:
+    return os.environ.get('TFDS_DATA_DIR') or None
+
+
+def _prepare(name: str) -> str:
+    where = f', data_dir={_data_dir()!r}' if _data_dir() else ''
+    return (
+        f'prepare it with `tfds build {name} --file_format=array_record` (needs apache-beam) or '
+        f'`python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}'{where}, file_format='array_record').download_and_prepare()\"`"
+    )
+
+
+def _absent(name: str) -> str:
+    """What to say of a set that is not on disk: that TFDS knows it, or what it might have meant."""
+    import tensorflow_datasets as tfds
+
+    plain = name.split(':')[0].split('/')[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    where = _data_dir() or tfds.core.constants.DATA_DIR
+    if plain in known:
+        return (
+            f'{name} is not prepared in {where} (set TFDS_DATA_DIR if it lies elsewhere); '
+            f'{_prepare(name)}'
+        )
+    near = difflib.get_close_matches(plain, ['fashion_mnist_10k', *known])
+    meant = f'did you mean {" or ".join(near)}? ' if near else ''
+    return (
+        f'there is no data set {name!r}: {meant}Expected fashion_mnist_10k (embedded), a TFDS set '
+        f'prepared in {where}, folder:PATH (images) or arrays:PATH (.npz, .npy)'
+    )
+
+
+def _features(name: str, info: Any) -> tuple[str, str | None]:
+    """The keys of the image and of the label: the supervised pair's, or the only ones there are."""
+    import tensorflow_datasets as tfds
+
+    supervised = info.supervised_keys or ()
+
+    def only(kind: type) -> str | None:
+        found = [key for key, feature in info.features.items() if isinstance(feature, kind)]
+        named = [key for key in supervised if key in found]
+        return named[0] if named else found[0] if len(found) == 1 else None
+
+    image = only(tfds.features.Image)
+    held = ', '.join(f'{key}: {type(value).__name__}' for key, value in info.features.items())
+    if image is None:
+        raise ValueError(f'{name} does not have one image an example; its features are {held}')
+    feature = info.features[image]
+    if feature.np_dtype != np.uint8 or feature.shape[-1] is None:
+        raise ValueError(
+            f'the images of {name} are {feature.np_dtype} with {feature.shape[-1]} channels; '
+            'expected uint8 with a fixed number'
+        )
+    return image, only(tfds.features.ClassLabel)

@@ -1,0 +1,39 @@
+"""A trained method as a function from images to features."""
+
+import jax
+from jaxtyping import Array, Float, UInt8
+
+from ssljax.core import Method, Tree
+from ssljax.views.recipe import Recipe
+
+
+def embedder(method: Method, recipe: Recipe, layer: str = 'pool'):
+    """A function `(params, state, images) -> features`, in evaluation mode, to be put under jit.
+
+    Args:
+        method: whose `product` is the encoder.
+        recipe: that says how its images are normalised.
+        layer: which of the encoder's `features`; `pool` is the representation h.
+
+    Returns:
+        A function of uint8 images [n, h, w, c] to float32 features [n, d]. Layers that are maps are
+        averaged over their positions.
+    """
+
+    def embed(
+        params: Tree, state: Tree, images: UInt8[Array, 'n h w c']
+    ) -> Float[Array, 'n d']:
+        module, variables = method.product(params, state)
+        layers = module.apply(variables, recipe.normalize(images), train=False, method='features')
+        if layer not in layers:
+            raise ValueError(f'layer {layer!r} is not one of {", ".join(layers)}')
+        features = layers[layer]
+        return features.mean(axis=tuple(range(1, features.ndim - 1))).astype('float32')
+
+    return embed
+
+
+def jitted(method: Method, recipe: Recipe, params: Tree, state: Tree, layer: str = 'pool'):
+    """`images -> features` with the weights held."""
+    compiled = jax.jit(embedder(method, recipe, layer))
+    return lambda images: compiled(params, state, images)

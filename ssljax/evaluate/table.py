@@ -1,0 +1,193 @@
+"""The fair comparison: several encoders, one treatment, one table.
+
+Every row is standardised, tuned and drawn for alike: C by cross-validation within the labels given,
+k on validation, the same few labels. Test labels are read once, to score what has been chosen.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from rich.table import Table as RichTable
+
+from ssljax.evaluate.accuracy import Accuracy
+from ssljax.evaluate.features import Features
+from ssljax.evaluate.knn import CANDIDATES, choose_k, knn
+from ssljax.evaluate.linear import FewLabels, LogisticProbe, draw, few_labels, linear
+
+Splits = tuple[Features, Features, Features]
+"""(train, validation, test) of one encoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How every row is treated.
+
+    Attributes:
+        per_class: labels a class of the few-label probe.
+        draws: of those labels.
+        seed: of the draws.
+        candidates: values of k.
+        temperature: of the neighbours' weights.
+        probe: the linear probe.
+    """
+
+    per_class: int = 10
+    draws: int = 20
+    seed: int = 0
+    candidates: tuple[int, ...] = CANDIDATES
+    temperature: float = 0.07
+    probe: LogisticProbe = dataclasses.field(default_factory=LogisticProbe)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One encoder's results on test, and what was chosen without it.
+
+    Attributes:
+        name: of the encoder.
+        dimensions: width of its features.
+        linear: probe on all labels.
+        c: its strength, chosen by cross-validation.
+        few: probe on a few labels a class.
+        knn: nearest neighbours among the training features.
+        k: how many, chosen on validation.
+    """
+
+    name: str
+    dimensions: int
+    linear: Accuracy
+    c: float
+    few: FewLabels
+    knn: Accuracy
+    k: int
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, linear, few labels, kNN; in per cent."""
+        few = f'{100 * self.few.mean:.1f} ± {100 * self.few.std:.1f}'
+        return self.name, f'{100 * self.linear.top1:.1f}', few, f'{100 * self.knn.top1:.1f}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows that may be compared. `rich.print(table)`, `table.markdown()`, `table.as_dict()`.
+
+    Attributes:
+        rows: in the order given.
+        protocol: how each was made.
+        examples: number of (training, validation, test) examples.
+        classes: number of classes.
+    """
+
+    rows: tuple[Row, ...]
+    protocol: Protocol
+    examples: tuple[int, int, int]
+    classes: int
+
+    def header(self) -> tuple[str, str, str, str]:
+        """The columns' names."""
+        train = self.examples[0]
+        few = f'linear, {self.protocol.per_class} labels a class'
+        return 'encoder', f'linear, {train:,} labels', few, 'kNN'
+
+    def caption(self) -> str:
+        """What the numbers are."""
+        train, validation, test = self.examples
+        return (
+            f'Top-1 on {test:,} test images in per cent, {self.classes} classes; few labels: mean '
+            f'± std over {self.protocol.draws} draws, the same for every row. Trained on '
+            f'{train:,}; C by cross-validation within the labels given, k on {validation:,} '
+            'validation images.'
+        )
+
+    def markdown(self) -> str:
+        """The table in Markdown, the caption below."""
+        lines = [self.header(), ('---', '---:', '---:', '---:'), *(r.cells() for r in self.rows)]
+        table = '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+        return f'{table}\n\n{self.caption()}\n'
+
+    def __rich__(self) -> RichTable:
+        """The table for a terminal."""
+        table = RichTable(caption=self.caption())
+        for i, name in enumerate(self.header()):
+            table.add_column(name, justify='right' if i else 'left')
+        for row in self.rows:
+            table.add_row(*row.cells())
+        return table
+
+    def as_dict(self) -> dict:
+        """Everything, for JSON: shares in [0, 1], counts, and what was chosen."""
+        return {
+            'examples': dict(zip(('train', 'validation', 'test'), self.examples, strict=True)),
+            'classes': self.classes,
+            'protocol': dataclasses.asdict(self.protocol),
+            'rows': [
+                {
+                    **dataclasses.asdict(row),
+                    'few': {
+                        'mean': row.few.mean,
+                        'std': row.few.std,
+                        'top1': [a.top1 for a in row.few.accuracies],
+                        'cs': list(row.few.cs),
+                        'labels': row.few.per_class * self.classes,
+                    },
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def table(rows: Mapping[str, Splits], protocol: Protocol | None = None) -> Table:
+    """Compares encoders by linear probe, few labels and kNN, all treated exactly alike.
+
+    Args:
+        rows: (train, validation, test) features by name; the same examples in every row.
+        protocol: how.
+
+    Returns:
+        The table, rows in the order given.
+
+    Raises:
+        ValueError: no rows, labels missing, rows of different examples, or fewer labels of a class
+            than asked for.
+    """
+    if not rows:
+        raise ValueError('a table of no rows; give the features of at least one encoder')
+    protocol = protocol or Protocol()
+    first, splits = next(iter(rows.items()))
+    for name, other in rows.items():
+        _same_examples(first, splits, name, other)
+    labels = splits[0].targets()
+    drawn = draw(labels, protocol.per_class, draws=protocol.draws, seed=protocol.seed)
+    return Table(
+        rows=tuple(_row(name, split, drawn, protocol) for name, split in rows.items()),
+        protocol=protocol,
+        examples=tuple(len(split) for split in splits),
+        classes=len(np.unique(labels)),
+    )
+
+
+def _same_examples(first: str, splits: Splits, name: str, other: Splits) -> None:
+    for split, a, b in zip(('train', 'validation', 'test'), splits, other, strict=True):
+        if not (np.array_equal(a.index, b.index) and np.array_equal(a.targets(), b.targets())):
+            raise ValueError(
+                f'rows {first!r} and {name!r} hold different {split} examples or labels; extract '
+                'every row from the same splits'
+            )
+
+
+def _row(name: str, splits: Splits, drawn: np.ndarray, protocol: Protocol) -> Row:
+    train, validation, test = splits
+    k, _ = choose_k(
+        train, validation, candidates=protocol.candidates, temperature=protocol.temperature
+    )
+    accuracy, fit = linear(train, test, protocol.probe)
+    return Row(
+        name=name,
+        dimensions=train.features.shape[1],
+        linear=accuracy,
+        c=fit.c,
+        few=few_labels(train, test, drawn, protocol.probe),
+        knn=knn(train, test, ks=(k,), temperature=protocol.temperature)[k],
+        k=k,
+    )

@@ -1,0 +1,159 @@
+"""An experiment: everything that defines a run, as one frozen value."""
+
+import dataclasses
+
+from ssljax.core import Method, Run
+from ssljax.methods.simclr import SimCLR
+from ssljax.optim import LARS, Optimizer
+from ssljax.views.recipe import Recipe
+from ssljax.views.simclr import SimCLRViews
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which images, by name and split.
+
+    Attributes:
+        name: `fashion_mnist_10k`, a prepared TFDS data set (`cifar10`), a folder of images
+            (`folder:PATH`) or arrays (`arrays:FILE.npz`).
+        train: split to train on; for a folder, a subfolder. TFDS slices (`train[:90%]`) work.
+        validation: split for everything that is looked at or chosen while training.
+        test: split that is looked at once, by `ssljax evaluate`.
+        max_corrupt: share of undecodable images, of those seen, over which a run stops.
+    """
+
+    name: str = 'fashion_mnist_10k'
+    train: str = 'train'
+    validation: str | None = 'validation'
+    test: str = 'test'
+    max_corrupt: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured while training, on the validation split.
+
+    Attributes:
+        every: epochs between evaluations; 0 turns them off.
+        bank: labelled training images at most, spread evenly, that neighbours and probe are taken
+            from.
+        queries: validation images at most, spread evenly.
+        k: neighbours of the online kNN.
+        batch: images a batch.
+    """
+
+    every: float = 1.0
+    bank: int = 10_000
+    queries: int = 5_000
+    k: int = 20
+    batch: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When the state is saved and what is kept.
+
+    Attributes:
+        every: steps between checkpoints; one is saved at the end and on SIGTERM too.
+        keep_last: number of latest checkpoints kept.
+        keep_best: number of best ones (by online kNN on validation) kept beside them.
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_best: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run, completely: the same experiment gives the same bits on the same devices.
+
+    Attributes:
+        method: what is learned.
+        recipe: the views it is learned from.
+        data: the images.
+        optimizer: how it is learned.
+        batch: global batch size, in images.
+        epochs: passes over the training images; give these or `steps`.
+        steps: optimizer steps; give these or `epochs`.
+        evaluation: what is measured on the way.
+        checkpoint: what is saved on the way.
+        fsdp: number of devices that parameters and optimizer state are split over.
+        log_every: steps between lines of `metrics.jsonl`.
+        max_nonfinite: steps with a non-finite loss or gradient that are skipped; one more stops.
+        init_from: a run's folder or an exported encoder to take the weights from.
+        seed: of everything random.
+    """
+
+    method: Method = dataclasses.field(default_factory=SimCLR)
+    recipe: Recipe = dataclasses.field(default_factory=SimCLRViews)
+    data: Data = dataclasses.field(default_factory=Data)
+    optimizer: Optimizer = dataclasses.field(default_factory=LARS)
+    batch: int = 256
+    epochs: float | None = None
+    steps: int | None = None
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    checkpoint: Checkpointing = dataclasses.field(default_factory=Checkpointing)
+    fsdp: int = 1
+    log_every: int = 10
+    max_nonfinite: int = 10
+    init_from: str | None = None
+    seed: int = 0
+
+    def run(self, examples: int) -> Run:
+        """The sizes of this experiment on so many training examples.
+
+        Raises:
+            ValueError: if the batch does not fit the data set or the length is not given once.
+        """
+        if self.batch < 1:
+            raise ValueError(f'batch is {self.batch}; it must be at least 1')
+        if self.batch > examples:
+            raise ValueError(
+                f'a batch of {self.batch} is larger than the data set of {examples} images; '
+                f'use --batch {examples} or less'
+            )
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f'epochs={self.epochs} and steps={self.steps}; give the length of the run as one '
+                'of them and None for the other'
+            )
+        per_epoch = examples // self.batch
+        steps = round(self.epochs * per_epoch) if self.steps is None else self.steps
+        if steps < 1:
+            raise ValueError(f'the run has {steps} steps; it needs at least 1')
+        return Run(examples=examples, batch=self.batch, steps=steps, steps_per_epoch=per_epoch)
+
+    def smoke(self) -> 'Experiment':
+        """The same experiment shrunk to seconds: small made images, small networks, 3 steps.
+
+        Networks and recipes that can be shrunk say so by a method `smoke`.
+        """
+        small = shrink(self)
+        return dataclasses.replace(
+            small,
+            data=dataclasses.replace(self.data, name='made_images', train='train[:64]'),
+            evaluation=dataclasses.replace(self.evaluation, every=1.0, batch=16, k=5),
+            checkpoint=dataclasses.replace(self.checkpoint, every=2),
+            batch=16,
+            epochs=None,
+            steps=3,
+            log_every=1,
+        )
+
+
+FREE_ON_RESUME = ('evaluation', 'checkpoint', 'fsdp', 'log_every', 'max_nonfinite', 'data.max_corrupt')
+"""Fields that may change between the parts of one run: none of them changes what is computed.
+(`fsdp` changes where, and so the order of sums.)"""
+
+
+def shrink(value):
+    """`value` with every dataclass inside it that has a method `smoke` replaced by its result."""
+    changes = {}
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name, None)
+        if field.init and hasattr(part, 'smoke'):
+            changes[field.name] = part.smoke()
+        elif isinstance(part, Method | Optimizer):
+            changes[field.name] = shrink(part)
+    return dataclasses.replace(value, **changes)

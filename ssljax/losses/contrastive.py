@@ -1,0 +1,155 @@
+"""Contrastive losses: a view's positive is told apart from the negatives by cosine similarity.
+
+All are functions of the whole batch: under `jit` with a sharded batch the negatives are those of
+every device. They normalise their inputs themselves, compute in at least float32, and let gradients
+flow to every argument; where a method stops one (MoCo's keys), the method says so.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ssljax.losses.tiling import LEFT_OUT, log_sum_exp, log_sum_exp_self
+
+
+def nt_xent(
+    z: Float[Array, 'n v d'], *, temperature: float | Float[Array, ''], tile: int | None = None
+) -> Float[Array, '']:
+    """SimCLR's normalised temperature-scaled cross entropy, the mean over all positive pairs.
+
+    With u = z / |z| and s_ik = u_i . u_k / temperature over all n v views, a positive pair (two
+    different views i, j of one example, in this order) costs
+
+        l(i, j) = -log( exp(s_ij) / sum_{k != i} exp(s_ik) ).
+
+    For v > 2 the mean runs over all n v (v - 1) ordered pairs, and every denominator still holds
+    everything but i itself, the other positives of i included. SimCLR's published code returns
+    twice this mean.
+
+    Args:
+        z: embeddings, n examples in v >= 2 views, vectors of any length; a zero vector has
+            similarity 0 to everything and gets no gradient.
+        temperature: positive; the paper has 0.1 on ImageNet, 0.5 on CIFAR-10.
+        tile: rows of the [n v, n v] matrix of similarities to hold at a time: the same loss and
+            gradient to rounding in memory O(n v tile), computed once more in the backward pass.
+            None holds the matrix. On a sharded batch take a multiple of the devices and trace
+            under `jax.set_mesh`.
+
+    Returns:
+        The loss, a non-negative scalar of at least float32.
+
+    Raises:
+        ValueError: if there are fewer than two views, or temperature or tile are not positive.
+
+    Reference:
+        Chen, Kornblith, Norouzi, Hinton (2020), arXiv:2002.05709, equation 1.
+    """
+    n, v, d = z.shape
+    if v < 2:
+        raise ValueError(
+            f'z has {v} view(s) per example, shape {z.shape}; a positive pair needs two: '
+            'pass embeddings as [n, v, d] with v >= 2'
+        )
+    _check(temperature, tile)
+    # Both factors of u_i . u_k carry a square root of the temperature.
+    x = unit(_at_least_float32(z)[0]) / jnp.sqrt(temperature)
+    # The views of one example stay neighbours: this reshape moves no data between devices.
+    negatives = log_sum_exp_self(x.reshape(n * v, d), v, tile).reshape(n, v)
+    s = jnp.einsum('nid,njd->nij', x, x, precision=jax.lax.Precision.HIGHEST)
+    # l(i, j) = log(1 + sum_{k != i, j} exp(s_ik - s_ij)). So written, nothing cancels once pairs
+    # are told apart well: the gradient to s_ij is not 1 minus a softmax close to 1.
+    same = jnp.eye(v, dtype=bool)
+    views = jnp.where(same[:, None, :] | same[None, :, :], LEFT_OUT, s[:, :, None, :])
+    rest = jnp.logaddexp(negatives[:, :, None], jax.nn.logsumexp(views, axis=3))
+    losses = jnp.where(same, 0, jax.nn.softplus(rest - s))
+    return jnp.sum(losses) / (n * v * (v - 1))
+
+
+def info_nce(
+    query: Float[Array, 'n d'],
+    key: Float[Array, 'n d'],
+    negatives: Float[Array, 'm d'] | None = None,
+    *,
+    temperature: float | Float[Array, ''],
+    tile: int | None = None,
+) -> Float[Array, '']:
+    """InfoNCE as MoCo has it: each query finds its key among the negatives, by cosine similarity.
+
+    With s(q, k) = q . k / (|q| |k| temperature), the mean over the queries of
+
+        -log( exp(s(q_i, k_i)) / (exp(s(q_i, k_i)) + sum_j exp(s(q_i, negative_j))) ).
+
+    Args:
+        query: one vector per example, of any length; here as in the other two a zero vector has
+            similarity 0 to everything and gets no gradient.
+        key: each query's positive, in the same order.
+        negatives: shared by all queries (MoCo's queue), m >= 1; None: the other keys of the batch.
+        temperature: positive; MoCo has 0.07 (v1) and 0.2 (v2).
+        tile: rows of the matrix of similarities (one row per query) to hold at a time: the same
+            loss and gradient to rounding, computed once more in the backward pass. None holds the
+            matrix. On a sharded batch take a multiple of the devices and trace under
+            `jax.set_mesh`.
+
+    Returns:
+        The loss, a non-negative scalar of at least float32.
+
+    Raises:
+        ValueError: if negatives are empty, or temperature or tile are not positive.
+
+    Reference:
+        He, Fan, Wu, Xie, Girshick (2019), arXiv:1911.05722, equation 1; van den Oord, Li, Vinyals
+        (2018), arXiv:1807.03748, equation 4.
+    """
+    _check(temperature, tile)
+    if negatives is None:
+        query, key = _at_least_float32(query, key)
+    elif len(negatives):
+        query, key, negatives = _at_least_float32(query, key, negatives)
+    else:
+        raise ValueError(
+            'negatives has 0 rows, expected at least 1; pass None to tell each key '
+            'from the other keys of the batch'
+        )
+    q, k = unit(query) / temperature, unit(key)
+    if negatives is None:
+        rest = log_sum_exp(q, k, 1, tile)
+    else:
+        rest = log_sum_exp(q, unit(negatives), 0, tile)
+    # log(1 + sum_j exp(s_ij - s_i)), in which nothing cancels when the loss is small.
+    return jnp.mean(jax.nn.softplus(rest - jnp.sum(q * k, axis=1)))
+
+
+def unit(x: Float[Array, '*batch d']) -> Float[Array, '*batch d']:
+    """The vectors of `x` (its last axis) divided by their lengths; zero vectors stay zero.
+
+    No epsilon: the length may be any that the dtype can hold, 1e-30 or 1e30 in float32. The
+    gradient to a zero vector is zero.
+
+    Args:
+        x: vectors along the last axis.
+
+    Returns:
+        Vectors of length 1 or 0, in the dtype of `x`.
+    """
+    # Squares of very short or long vectors leave the range of floats, so the largest entry goes
+    # first. The result does not depend on that factor: it is a constant to the gradient.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    nonzero = largest > 0
+    # A guard before the division and the root as well: the branch not taken must have a gradient.
+    x = x / jnp.where(nonzero, largest, 1)
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return jnp.where(nonzero, x / jnp.sqrt(jnp.where(nonzero, squares, 1)), 0)
+
+
+def _at_least_float32(*arrays):
+    """The arrays as a tuple, in their common dtype, or in float32 if that is shorter."""
+    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    return tuple(a.astype(dtype) for a in arrays)
+
+
+def _check(temperature, tile):
+    """Refuses a temperature or tile that is not positive; traced temperatures pass."""
+    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
+        raise ValueError(f'temperature is {temperature}, expected > 0; papers use 0.07 to 1')
+    if tile is not None and tile < 1:
+        raise ValueError(f'tile is {tile} rows, expected at least 1; None computes all at once')

@@ -1,0 +1,131 @@
+"""Gathers what a run left and renders the page."""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from ssljax.core import TrainState, with_keys
+from ssljax.data.pipeline import Stream, batches, in_order
+from ssljax.data.registry import open_source
+from ssljax.data.sources import Source
+from ssljax.evaluate.embed import jitted
+from ssljax.evaluate.features import Features, extract
+from ssljax.report import figures
+from ssljax.train import metrics
+from ssljax.train.folder import RunFolder
+from ssljax.train.initial import load_state
+from ssljax.train.session import Session
+from ssljax.views.gallery import contact_sheet
+
+SHOWN_VIEWS = 8
+SHOWN_QUERIES = 8
+SHOWN_NEIGHBOURS = 8
+BANK = 5_000
+MAPPED = 1_000
+
+
+def write(folder: RunFolder) -> epath.Path:
+    """Writes `report.html` into a run's folder and returns its path.
+
+    Raises:
+        ValueError: if there is no run, or it has no checkpoint.
+    """
+    import jinja2
+
+    session, state = load_state(folder)
+    record = folder.read()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('ssljax.report', ''), autoescape=True
+    )
+    page = environment.get_template('page.html').render(
+        title=folder.path.name,
+        subtitle=_subtitle(session, state, record),
+        table=_table(folder),
+        curves=figures.curves(metrics.read(folder.path)),
+        views=_views(session),
+        record=json.dumps(record, indent=1),
+        **_looks(session, state),
+    )
+    half = folder.report.with_suffix('.tmp')
+    half.write_text(page)
+    half.replace(folder.report)
+    return folder.report
+
+
+def _subtitle(session: Session, state: TrainState, record: dict[str, Any]) -> str:
+    experiment, run = session.experiment, session.run
+    module, variables = experiment.method.product(state.params, state.method)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    return (
+        f'{type(experiment.method).__name__} · {type(module).__name__} of {count:,} parameters · '
+        f'{experiment.data.name} ({run.examples:,} images of {session.data.channels} channels) · '
+        f'batch {run.batch} · step {int(state.step):,} of {run.steps:,} '
+        f'({int(state.step) / run.steps_per_epoch:.1f} epochs) · {record["devices"]} · '
+        f'commit {record["commit"]}'
+    )
+
+
+def _table(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.evaluation.exists():
+        return None
+    return json.loads(folder.evaluation.read_text())['display']
+
+
+def _views(session: Session) -> str:
+    """The first batch through both halves of the recipe."""
+    experiment = session.experiment
+    source = open_source(experiment.data.name, experiment.data.train)
+    stream = Stream(batch=min(SHOWN_VIEWS, source.examples), seed=experiment.seed)
+    batch = next(iter(batches(source, experiment.recipe, stream, start=0, stop=1)))
+    keyed = with_keys({k: jax.numpy.asarray(v) for k, v in batch.items()}, jax.random.key(0))
+    sheet = contact_sheet(jax.jit(experiment.recipe.on_device)(keyed), experiment.recipe)
+    return figures.picture(sheet, scale=max(1, 84 // session.data.views[0][1][1]))
+
+
+def _looks(session: Session, state: TrainState) -> dict[str, Any]:
+    """Neighbours and map of validation images among training images."""
+    experiment = session.experiment
+    data, recipe, size = experiment.data, experiment.recipe, experiment.evaluation.batch
+    bank = open_source(data.name, data.train).spread(BANK)
+    asked = open_source(data.name, data.validation or data.test).spread(MAPPED)
+    embed = jitted(experiment.method, recipe, state.params, state.method)
+    near, far = (extract(embed, in_order(source, recipe, size)) for source in (bank, asked))
+    queries = np.linspace(0, len(far) - 1, SHOWN_QUERIES).round().astype(int)
+    cosines = _unit(far.features[queries]) @ _unit(near.features).T
+    nearest = np.argsort(-cosines, axis=1)[:, :SHOWN_NEIGHBOURS]
+
+    def cells(source: Source, features: Features, rows: np.ndarray) -> list[dict[str, Any]]:
+        names = ['' if features.labels is None else source.class_names[features.labels[r]]
+                 for r in rows]
+        images = _images(source, session, rows)
+        return [
+            {'image': figures.picture(image), 'name': name, 'kind': ''}
+            for image, name in zip(images, names, strict=True)
+        ]
+
+    lines = []
+    for query, found in zip(cells(asked, far, queries), nearest, strict=True):
+        neighbours = cells(bank, near, found)
+        for cell in neighbours if query['name'] else ():
+            cell['kind'] = 'same' if cell['name'] == query['name'] else 'other'
+        lines.append([{**query, 'kind': 'query'}, *neighbours])
+    return {
+        'neighbours': lines,
+        'map': figures.embedding_map(far.features, far.labels, asked.class_names),
+        'labelled': far.labels is not None,
+    }
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def _images(source: Source, session: Session, rows: np.ndarray) -> np.ndarray:
+    """The evaluation views of a few images."""
+    order = np.sort(rows)
+    few = source.select(order, 'shown')
+    batch = next(iter(in_order(few, session.experiment.recipe, len(rows))))
+    return batch['image'][np.searchsorted(order, rows)]

@@ -1,0 +1,177 @@
+"""A run's folder: what it holds, under which names, and how a run is rebuilt from it alone.
+
+    run.json          the resolved experiment, versions, commit, data fingerprint
+    metrics.jsonl     a line every few steps
+    checkpoints/      the states
+    evaluation.json   the final table
+    export/           encoders
+    report.html       all of it to look at
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import subprocess
+from typing import Any
+
+import jax
+from etils import epath
+
+import ssljax
+from ssljax import config
+from ssljax.core import Signature
+from ssljax.experiment import FREE_ON_RESUME, Experiment
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'tensorflow-cpu')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run and its record; local or remote (gs://).
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: epath.Path
+
+    @classmethod
+    def at(cls, path: str) -> 'RunFolder':
+        """The folder at `path`, which need not exist yet."""
+        return cls(epath.Path(path))
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """Where the states are."""
+        return self.path / 'checkpoints'
+
+    @property
+    def evaluation(self) -> epath.Path:
+        """The final table, as JSON."""
+        return self.path / 'evaluation.json'
+
+    @property
+    def report(self) -> epath.Path:
+        """The report for a browser."""
+        return self.path / 'report.html'
+
+    @property
+    def record(self) -> epath.Path:
+        """The resolved experiment and what it ran with."""
+        return self.path / 'run.json'
+
+    def exists(self) -> bool:
+        """Whether a run has started here."""
+        return self.record.exists()
+
+    def read(self) -> dict[str, Any]:
+        """The record.
+
+        Raises:
+            ValueError: if there is no run here, or its record is damaged.
+        """
+        if not self.exists():
+            raise ValueError(
+                f'{self.path} is not the folder of a run: it has no run.json; '
+                'name a folder that `ssljax train` has written'
+            )
+        try:
+            return json.loads(self.record.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f'{self.record} is damaged ({error}); restore it from a copy, or train anew in '
+                'another folder'
+            ) from error
+
+    def experiment(self) -> Experiment:
+        """The experiment, rebuilt from the record alone."""
+        found = config.decode(self.read()['experiment'])
+        if not isinstance(found, Experiment):
+            raise ValueError(f'{self.record} holds a {type(found).__name__}, not an Experiment')
+        return found
+
+    def signature(self) -> Signature:
+        """What the run's data delivered: enough to rebuild its state without the data."""
+        found = dict(self.read()['data'])
+        found.pop('fingerprint')
+        views = tuple((name, tuple(shape)) for name, shape in found.pop('views'))
+        return Signature(views=views, **found)
+
+    def begin(self, experiment: Experiment, data: Signature, fingerprint: str) -> None:
+        """Writes the record of a new run, or checks that this is the run that was begun here.
+
+        Raises:
+            ValueError: naming the fields that differ and those that may.
+        """
+        if self.exists():
+            self._check(experiment, fingerprint)
+            if jax.process_index() == 0:
+                self._write({**self.read(), 'experiment': config.encode(experiment)})
+            return
+        if jax.process_index() == 0:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(
+                {
+                    'experiment': config.encode(experiment),
+                    'data': {'fingerprint': fingerprint, **dataclasses.asdict(data)},
+                    'ssljax': ssljax.__version__,
+                    'commit': commit(),
+                    'python': platform.python_version(),
+                    'packages': _versions(),
+                    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+                }
+            )
+
+    def _check(self, experiment: Experiment, fingerprint: str) -> None:
+        record = self.read()
+        differences = [
+            f'  {path}: {old!r} there, {new!r} now'
+            for path, old, new in config.diff(record['experiment'], config.encode(experiment))
+            if not any(path == free or path.startswith(f'{free}.') for free in FREE_ON_RESUME)
+        ]
+        if differences:
+            raise ValueError(
+                f'{self.path} holds another run; it differs in\n'
+                + '\n'.join(differences)
+                + f'\nOnly {", ".join(FREE_ON_RESUME)} may change when a run goes on. '
+                'Choose another --folder to start a new run, with --init-from to start from '
+                "this one's weights."
+            )
+        if record['data']['fingerprint'] != fingerprint:
+            raise ValueError(
+                f'the training images are not those that {self.path} began with '
+                f'(fingerprint {record["data"]["fingerprint"]} there, {fingerprint} now); bring the data back, '
+                'or choose another --folder'
+            )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        # Renamed into place: a run killed here must not leave half a record.
+        half = self.path / f'run.json.{jax.process_index()}.tmp'
+        half.write_text(json.dumps(record, indent=1))
+        half.replace(self.record)
+
+
+def commit() -> str | None:
+    """The commit of this checkout ('+' if it has changes), or None outside one."""
+    here = epath.resource_path('ssljax').parent
+    try:
+        revision = _git(here, 'rev-parse', '--short', 'HEAD')
+        return revision + ('+' if _git(here, 'status', '--porcelain', '-uno') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: epath.Path, *arguments: str) -> str:
+    command = ['git', '-C', str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,101 @@
+"""The state a run begins with: fresh, or with weights from elsewhere."""
+
+import jax
+from etils import epath
+from flax import linen as nn
+
+from ssljax.core import TrainState, Tree
+from ssljax.export import native
+from ssljax.train.checkpoint import Checkpoints
+from ssljax.train.folder import RunFolder
+from ssljax.train.session import Session
+
+
+def initial_state(session: Session) -> TrainState:
+    """Fresh parameters, with the encoder of `experiment.init_from` in place if it is named.
+
+    Only the encoder is taken over (parameters and batch statistics): heads, optimizer and step
+    start fresh, as for a new run on known weights.
+
+    Raises:
+        ValueError: if there is neither a run nor an export, or its encoder is another.
+    """
+    origin = session.experiment.init_from
+    fresh = session.fresh()
+    if origin is None:
+        return fresh
+    given = trained_encoder(origin)
+    here = {'params': fresh.params['encoder'], 'batch_stats': fresh.method['stats']['encoder']}
+    placed = _fit(here, given, origin)
+    return TrainState(
+        step=fresh.step,
+        params={**fresh.params, 'encoder': placed['params']},
+        opt=fresh.opt,
+        method={
+            **fresh.method,
+            'stats': {**fresh.method['stats'], 'encoder': placed['batch_stats']},
+        },
+        key=fresh.key,
+    )
+
+
+def trained_encoder(origin: str) -> Tree:
+    """The variables of the encoder of a run's folder (latest checkpoint) or of a native export."""
+    path = epath.Path(origin)
+    if (path / 'run.json').exists():
+        _, variables = load_product(RunFolder(path))
+        return variables
+    if (path / 'config.json').exists():
+        _, variables, _ = native.load(path)
+        return variables
+    raise ValueError(
+        f'{origin} is neither the folder of a run (run.json) nor a native export (config.json); '
+        'name one of these for init_from'
+    )
+
+
+def load_state(folder: RunFolder) -> tuple[Session, TrainState]:
+    """A run's session, without its data, and its latest good state, on one device.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    session = Session.without_data(folder.experiment(), folder.signature())
+    keep = session.experiment.checkpoint
+    checkpoints = Checkpoints(folder.checkpoints, keep.keep_last, keep.keep_best)
+    try:
+        restored = checkpoints.restore(session.abstract)
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise ValueError(f'{folder.path} has no checkpoint yet; train it first')
+    return session, restored[0]
+
+
+def load_product(folder: RunFolder) -> tuple[nn.Module, Tree]:
+    """`(module, variables)` of the encoder of a run's latest good state."""
+    session, state = load_state(folder)
+    return session.experiment.method.product(state.params, state.method)
+
+
+def _fit(here: Tree, given: Tree, origin: str) -> Tree:
+    """`given` in the places, types and on the devices of `here`."""
+    wanted = dict(jax.tree_util.tree_leaves_with_path(here))
+    found = dict(jax.tree_util.tree_leaves_with_path(dict(given)))
+    name = jax.tree_util.keystr
+    problems = [f'  {name(p)} is missing' for p in wanted.keys() - found.keys()]
+    problems += [f'  {name(p)} is not in this encoder' for p in found.keys() - wanted.keys()]
+    problems += [
+        f'  {name(p)} has shape {found[p].shape}, this encoder {wanted[p].shape}'
+        for p in wanted.keys() & found.keys()
+        if found[p].shape != wanted[p].shape
+    ]
+    if problems:
+        raise ValueError(
+            f'the encoder in {origin} is not the one of this experiment:\n'
+            + '\n'.join(sorted(problems)[:8])
+            + '\nuse the same method.encoder fields, or drop init_from'
+        )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.device_put(found[path].astype(leaf.dtype), leaf.sharding), here
+    )

@@ -1,0 +1,211 @@
+"""The training loop: batches in, steps out, and everything that happens between two steps."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ssljax.core import TrainState
+from ssljax.data.pipeline import batches
+from ssljax.train.checkpoint import Checkpoints
+from ssljax.train.folder import RunFolder
+from ssljax.train.initial import initial_state
+from ssljax.train.interrupt import Interrupt, on_signals
+from ssljax.train.metrics import MetricsWriter
+from ssljax.train.progress import Reporter, reporter
+from ssljax.train.session import Session
+from ssljax.train.step import Step
+
+log = logging.getLogger(__name__)
+
+Measure = Callable[[TrainState], dict[str, Any]]
+"""What is measured on a state while training; see `evaluate.monitor`."""
+
+
+class TooManyNonFinite(RuntimeError):  # noqa: N818  (reads as what happened)
+    """More steps had a non-finite loss or gradient than the experiment allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        state: the state it ended with.
+        step: steps taken so far.
+        finished: False if it was interrupted and has saved.
+    """
+
+    state: TrainState
+    step: int
+    finished: bool
+
+
+@dataclasses.dataclass
+class _Record:
+    """Writes the metrics of steps, one step late, and counts the steps that were skipped."""
+
+    session: Session
+    writer: MetricsWriter
+    show: Reporter
+    skipped: int
+    began: float
+    first: int
+    pending: tuple[int, Mapping[str, Any]] | None = None
+
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step just dispatched and settles those of the one before.
+
+        Reading the newest would wait for the device; the one before is ready or nearly so.
+        """
+        self.settle()
+        self.pending = (step, metrics)
+
+    def settle(self) -> None:
+        """Reads and writes what is pending."""
+        if self.pending is None:
+            return
+        (step, arrays), self.pending = self.pending, None
+        experiment = self.session.experiment
+        values = {name: float(value) for name, value in jax.device_get(dict(arrays)).items()}
+        groups = [n.removeprefix('nonfinite/') for n in values if n.startswith('nonfinite/')]
+        hit = [group for group in groups if values.pop(f'nonfinite/{group}')]
+        skip = bool(values.pop('skipped'))
+        if skip:
+            self.skipped += 1
+            where = f'gradients of {", ".join(hit)}' if hit else 'the loss alone'
+            self.show.say(
+                f'step {step}: loss {values["loss"]} is not finite or its gradient is not '
+                f'({where}); the update is skipped ({self.skipped} so far, '
+                f'{experiment.max_nonfinite} allowed)'
+            )
+        if skip or step % experiment.log_every == 0 or step == self.session.run.steps:
+            seconds = time.monotonic() - self.began
+            rate = (step - self.first) * self.session.run.batch / max(seconds, 1e-9)
+            if skip:
+                values['nonfinite'] = hit or ['loss']
+            self.writer.write(
+                {
+                    'step': step,
+                    'epoch': step / self.session.run.steps_per_epoch,
+                    **values,
+                    'skipped': self.skipped,
+                    'clock': {'seconds': seconds, 'images/s': rate},
+                }
+            )
+            self.show.show(step, {**values_only(values), 'images/s': rate}, seconds)
+        if self.skipped > experiment.max_nonfinite:
+            raise TooManyNonFinite(
+                f'{self.skipped} steps up to step {step} had a non-finite loss or gradient, '
+                f'{experiment.max_nonfinite} are allowed; lower the learning rate, clip gradients '
+                '(--optimizer.clip_global 1.0), or raise --max_nonfinite. The last checkpoint '
+                'is finite and is kept'
+            )
+
+
+def values_only(values: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are numbers."""
+    return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
+def train(
+    session: Session,
+    folder: RunFolder,
+    measure: Measure | None = None,
+    step: Step | None = None,
+) -> Outcome:
+    """Trains until the end of the experiment, or until told to stop; continues what is in `folder`.
+
+    Args:
+        session: the experiment, ready.
+        folder: where the run is kept; if it holds a checkpoint of this experiment, it goes on there.
+        measure: evaluates a state, every `evaluation.every` epochs.
+        step: taken instead of the session's compiled step (for profiling).
+
+    Returns:
+        The last state and whether the run is complete.
+
+    Raises:
+        ValueError: the folder holds another run.
+        TooManyNonFinite: more non-finite steps than allowed.
+        CheckpointError: a checkpoint could not be written.
+    """
+    folder.begin(session.experiment, session.data, session.source.fingerprint())
+    experiment, run = session.experiment, session.run
+    keep = experiment.checkpoint
+    with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(on_signals())
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(folder.checkpoints, keep.keep_last, keep.keep_best))
+        )
+        restored = checkpoints.restore(session.abstract)
+        state, meta = restored or (initial_state(session), {'skipped': 0})
+        start = int(state.step)
+        show = stack.enter_context(reporter(run.steps, start))
+        writer = stack.enter_context(
+            contextlib.closing(MetricsWriter(folder.path, resume_step=start))
+        )
+        if restored:
+            show.say(f'continuing {folder.path} at step {start} of {run.steps}')
+        record = _Record(session, writer, show, meta['skipped'], time.monotonic(), start)
+        parts = _Parts(step or session.step, checkpoints, writer, show, interrupt, measure)
+        return _loop(session, state, record, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    take: Step
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    show: Reporter
+    interrupt: Interrupt
+    measure: Measure | None
+
+
+def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -> Outcome:
+    run, experiment = session.run, session.experiment
+    evaluate_every = max(1, round(experiment.evaluation.every * run.steps_per_epoch))
+    stream = batches(
+        session.source, experiment.recipe, session.stream(), start=record.first, stop=run.steps
+    )
+    saved, step = record.first, record.first
+    for batch in stream:
+        state, metrics = parts.take(state, session.placement.put(batch))
+        step += 1
+        record.push(step, metrics)
+        last, told = step == run.steps, parts.interrupt.reached(step)
+        wanted = experiment.evaluation.every > 0 and parts.measure is not None
+        score = None
+        if wanted and (last or step % evaluate_every == 0):
+            record.settle()
+            score = _measure(step, state, parts)
+        if last or told or step % experiment.checkpoint.every == 0:
+            record.settle()
+            meta = {'skipped': record.skipped}
+            parts.checkpoints.save(step, state, meta, score)
+            saved = step
+        if told and not last:
+            break
+    record.settle()
+    for index in sorted(getattr(stream, 'corrupt', ())):
+        parts.show.say(f'image {index} could not be decoded; a neighbour took its place')
+    parts.checkpoints.wait()
+    if step < run.steps:
+        parts.show.say(f'stopped at step {step} and saved; the same command goes on from there')
+    assert saved == step or step == record.first
+    return Outcome(state, step, finished=step == run.steps)
+
+
+def _measure(step: int, state: TrainState, parts: _Parts) -> float | None:
+    began = time.monotonic()
+    values = parts.measure(state)
+    seconds = time.monotonic() - began
+    parts.writer.write({'step': step, 'validation': values, 'clock': {'evaluation_s': seconds}})
+    parts.show.show(step, values, seconds)
+    for alarm in values.get('alarms', ()):
+        parts.show.say(f'step {step}: {alarm}')
+    return values.get('knn_top1')

@@ -1,0 +1,154 @@
+"""Where arrays live: the only file that says `NamedSharding`.
+
+The loss and the method see the whole global batch (the global view); the partitioner does the rest.
+The batch is split over both mesh axes, parameters and optimizer state over `fsdp` by rule, and all
+else is replicated.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ssljax.core import Batch, TrainState, Tree
+from ssljax.train.step import Step
+
+SMALLEST_SHARDED = 2**16
+"""Arrays with fewer elements stay whole: gathering them costs more than holding them."""
+
+
+def make_mesh(fsdp: int = 1, devices: int | None = None) -> Mesh:
+    """A mesh ('data', 'fsdp') over the first `devices` devices (default: all of them).
+
+    Raises:
+        ValueError: if `fsdp` does not divide the number of devices.
+    """
+    found = jax.devices()
+    if devices is not None and not 1 <= devices <= len(found):
+        raise ValueError(f'{devices} devices asked for, {len(found)} found; use 1 to {len(found)}')
+    count = len(found) if devices is None else devices
+    if fsdp < 1 or count % fsdp:
+        raise ValueError(f'fsdp={fsdp} does not divide {count} devices; use a divisor of {count}')
+    return jax.make_mesh(
+        (count // fsdp, fsdp),
+        ('data', 'fsdp'),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=found[:count],
+    )
+
+
+def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+    """The largest axis that `fsdp` divides is split; small arrays and the rest stay whole."""
+    if fsdp == 1 or int(np.prod(shape)) < SMALLEST_SHARDED:
+        return PartitionSpec()
+    for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis]):
+        if shape[axis] % fsdp == 0:
+            return PartitionSpec(*(None,) * axis, 'fsdp')
+    return PartitionSpec()
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The mesh and all that follows from it.
+
+    Attributes:
+        mesh: axes ('data', 'fsdp').
+    """
+
+    mesh: Mesh
+
+    @property
+    def batch(self) -> NamedSharding:
+        """Examples are split over every device."""
+        return NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def check(self, batch: int) -> None:
+        """Raise ValueError unless the batch can be split evenly."""
+        devices = self.mesh.size
+        if batch % devices:
+            near = max(devices, batch - batch % devices)
+            raise ValueError(
+                f'a batch of {batch} cannot be split evenly over {devices} devices; '
+                f'use a multiple of {devices}, such as {near}'
+            )
+
+    def rows(self, batch: int) -> np.ndarray:
+        """The positions of the global batch that this process's devices hold, ascending."""
+        held = self.batch.addressable_devices_indices_map((batch,)).values()
+        return np.unique(np.concatenate([np.arange(batch)[index] for index in held]))
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """This process's rows -> global arrays."""
+        place = jax.make_array_from_process_local_data
+        return {name: place(self.batch, array) for name, array in batch.items()}
+
+    def state(self, abstract: TrainState) -> TrainState:
+        """A tree of shardings for a state's shapes."""
+        fsdp = self.mesh.shape['fsdp']
+
+        def split(tree: Tree) -> Tree:
+            spec = lambda leaf: NamedSharding(self.mesh, parameter_spec(leaf.shape, fsdp))
+            return jax.tree.map(spec, tree)
+
+        whole = lambda tree: jax.tree.map(lambda _: self.replicated, tree)
+        return TrainState(
+            step=self.replicated,
+            params=split(abstract.params),
+            opt=split(abstract.opt),
+            method=whole(abstract.method),
+            key=self.replicated,
+        )
+
+    def abstract(self, init: Callable[[], TrainState]) -> TrainState:
+        """Shapes, dtypes and shardings of the state that `init` makes, without making it."""
+        shapes = jax.eval_shape(init)
+        place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+        return jax.tree.map(place, shapes, self.state(shapes))
+
+    def compile_init(self, init: Callable[[], TrainState], abstract: TrainState):
+        """`init` under jit, each array born where it lives."""
+        return self._traced(jax.jit(init, out_shardings=_shardings(abstract)))
+
+    def compile_step(self, step: Step, abstract: TrainState):
+        """`step` under jit: state donated, batch split, metrics replicated."""
+        at = _shardings(abstract)
+        return self._traced(
+            jax.jit(
+                step,
+                in_shardings=(at, self.batch),
+                out_shardings=(at, self.replicated),
+                donate_argnums=0,
+            )
+        )
+
+    def _traced(self, compiled):
+        # Traced under the mesh: without it a kernel inside sees no mesh and falls back silently.
+        return _UnderMesh(compiled, self.mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class _UnderMesh:
+    jitted: Callable
+    mesh: Mesh
+
+    def __call__(self, *arguments):
+        with jax.set_mesh(self.mesh):
+            return self.jitted(*arguments)
+
+    def lower(self, *arguments):
+        with jax.set_mesh(self.mesh):
+            return self.jitted.lower(*arguments)
+
+    def compilations(self) -> int:
+        return self.jitted._cache_size()
+
+
+def _shardings(abstract: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)

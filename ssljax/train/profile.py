@@ -1,0 +1,86 @@
+"""`--profile`: a trace of a few steps, and how much of the device's peak they use."""
+
+import contextlib
+import time
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ssljax.core import Batch, TrainState
+from ssljax.train.folder import RunFolder
+from ssljax.train.session import Session
+
+WARM = 3
+"""Steps before the trace begins: compilation and the pipeline's first batches."""
+
+TRACED = 5
+"""Steps in the trace."""
+
+SIDE = 2048
+"""Rows and columns of the matrix product that measures the peak."""
+
+
+class Profile:
+    """The session's step, with a trace written around a few of its calls.
+
+    The peak is measured too, as the rate of a large square matrix product in the encoder's own
+    precision on the same devices: a table of chips would not know a laptop's.
+
+    Args:
+        session: whose step is profiled.
+        folder: the trace goes to `profile/` inside it, for TensorBoard or Perfetto.
+    """
+
+    def __init__(self, session: Session, folder: RunFolder):
+        self._session = session
+        self.folder = folder.path / 'profile'
+        self._calls = 0
+        self._began = 0.0
+        self._seconds: float | None = None
+        self._flops = 0.0
+        self._trace = contextlib.ExitStack()
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        """One step."""
+        if self._calls == 0:
+            cost = self._session.step.lower(state, batch).compile().cost_analysis()
+            self._flops = float(cost.get('flops', 0.0))
+        if self._calls == WARM:
+            jax.block_until_ready(state.step)
+            self._trace.enter_context(jax.profiler.trace(str(self.folder)))
+            self._began = time.perf_counter()
+        state, metrics = self._session.step(state, batch)
+        self._calls += 1
+        if self._calls == WARM + TRACED:
+            jax.block_until_ready(state)
+            self._seconds = (time.perf_counter() - self._began) / TRACED
+            self._trace.close()
+        return state, metrics
+
+    def summary(self) -> str:
+        """What was measured, in words."""
+        self._trace.close()
+        if self._seconds is None:
+            return f'profile: the run ended before step {WARM + TRACED}; nothing was measured'
+        dtype = getattr(getattr(self._session.experiment.method, 'encoder', None), 'dtype', None)
+        peak = self.peak(dtype or 'float32')
+        # cost_analysis counts one device's part of a partitioned program.
+        rate = self._flops / self._seconds
+        return (
+            f'profile: {self._seconds * 1e3:.1f} ms a step, {self._flops / 1e9:.2f} GFLOP a device '
+            f'and step, {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of the {peak / 1e9:.1f} GFLOP/s '
+            f'of a matrix product; trace in {self.folder}'
+        )
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of a large matrix product on one device."""
+        a = jnp.ones((SIDE, SIDE), dtype)
+        product = jax.jit(lambda a: a @ a)
+        jax.block_until_ready(product(a))
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            jax.block_until_ready(product(a))
+            seconds.append(time.perf_counter() - began)
+        return 2 * SIDE**3 / min(seconds)

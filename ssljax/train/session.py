@@ -1,0 +1,133 @@
+"""An experiment made ready: data opened, everything checked, functions built. Nothing has run yet."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax.core import Batch, Run, Signature, TrainState
+from ssljax.data.pipeline import Stream
+from ssljax.data.registry import open_source
+from ssljax.data.sources import Source
+from ssljax.experiment import Experiment
+from ssljax.train.placement import Placement, make_mesh
+from ssljax.train.step import Step, make_init, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What the loop, the plan and the evaluation of one experiment share.
+
+    Attributes:
+        experiment: what is run.
+        data: what its data and recipe deliver.
+        run: its sizes.
+        placement: its devices.
+        source: the training images; None where only the state is of interest.
+    """
+
+    experiment: Experiment
+    data: Signature
+    run: Run
+    placement: Placement
+    source: Source | None = None
+
+    @classmethod
+    def open(cls, experiment: Experiment, devices: int | None = None) -> 'Session':
+        """Opens the data and checks that all parts fit, before anything starts.
+
+        Raises:
+            ValueError: saying which part does not fit and what to change.
+        """
+        source = open_source(experiment.data.name, experiment.data.train)
+        data = signature(experiment, source)
+        run = experiment.run(source.examples)
+        placement = Placement(make_mesh(experiment.fsdp, devices))
+        placement.check(experiment.batch)
+        experiment.recipe.check(source.channels)
+        experiment.method.check(data, run)
+        return cls(experiment, data, run, placement, source)
+
+    @classmethod
+    def without_data(cls, experiment: Experiment, data: Signature) -> 'Session':
+        """A session on one device that knows its data only by signature: enough for the state."""
+        placement = Placement(make_mesh(devices=1))
+        return cls(experiment, data, experiment.run(data.examples), placement)
+
+    @functools.cached_property
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return self.experiment.optimizer.build(self.run)
+
+    @functools.cached_property
+    def example(self) -> Batch:
+        """Shapes of a batch of two, as the pipeline delivers it."""
+        return batch_shapes(self.data, 2)
+
+    @functools.cached_property
+    def abstract(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        return self.placement.abstract(self._init)
+
+    @functools.cached_property
+    def step(self) -> Step:
+        """The compiled step; its state is donated."""
+        experiment = self.experiment
+        step = make_step(
+            experiment.method,
+            experiment.recipe,
+            self.transform,
+            experiment.optimizer.schedule(self.run),
+            self.run,
+        )
+        return self.placement.compile_step(step, self.abstract)
+
+    def fresh(self) -> TrainState:
+        """The state before the first step, each array made where it lives."""
+        return self.placement.compile_init(self._init, self.abstract)()
+
+    def stream(self) -> Stream:
+        """Which batches this process reads."""
+        return Stream(
+            batch=self.run.batch,
+            seed=self.experiment.seed,
+            rows=self.placement.rows(self.run.batch),
+            max_corrupt=self.experiment.data.max_corrupt,
+        )
+
+    @functools.cached_property
+    def _init(self):
+        experiment = self.experiment
+        return make_init(
+            experiment.method,
+            experiment.recipe,
+            self.transform,
+            self.run,
+            experiment.seed,
+            self.example,
+        )
+
+
+def signature(experiment: Experiment, source: Source) -> Signature:
+    """What data and recipe of an experiment deliver."""
+    return Signature(
+        views=tuple(experiment.recipe.views().items()),
+        channels=source.channels,
+        classes=None if source.class_names is None else len(source.class_names),
+        examples=source.examples,
+    )
+
+
+def batch_shapes(data: Signature, examples: int) -> Batch:
+    """Shapes and dtypes of a batch of `examples`."""
+    shaped = jax.ShapeDtypeStruct
+    batch = {
+        name: shaped((examples, views, size, size, data.channels), jnp.uint8)
+        for name, (views, size) in data.views
+    }
+    batch['index'] = shaped((examples,), jnp.int32)
+    if data.classes is not None:
+        batch['label'] = shaped((examples,), jnp.int32)
+    return batch

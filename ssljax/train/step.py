@@ -1,0 +1,97 @@
+"""One optimizer step as a pure function: no devices, no files, no method known by name."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from ssljax.core import Batch, Method, Now, Run, TrainState, Tree, with_keys
+from ssljax.views.recipe import Recipe
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def make_init(
+    method: Method,
+    recipe: Recipe,
+    transform: optax.GradientTransformation,
+    run: Run,
+    seed: int,
+    example: Batch,
+) -> Callable[[], TrainState]:
+    """A function `() -> TrainState` of fresh parameters.
+
+    Args:
+        method: what will be trained.
+        recipe: whose device half says what the networks will see.
+        transform: the optimizer.
+        run: the sizes of the run.
+        seed: of the parameters and of everything random in the steps.
+        example: shapes and dtypes of a batch of any number of examples.
+    """
+
+    def init() -> TrainState:
+        k_init, k_views, k_run = jax.random.split(jax.random.key(seed), 3)
+        batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dict(example))
+        views = recipe.on_device(with_keys(batch, k_views))
+        params, state = method.init(k_init, views, run)
+        return TrainState(jnp.zeros((), jnp.int32), params, transform.init(params), state, k_run)
+
+    return init
+
+
+def make_step(
+    method: Method,
+    recipe: Recipe,
+    transform: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    run: Run,
+) -> Step:
+    """The step `(state, batch) -> (state, metrics)`.
+
+    A step whose loss or gradient is not finite changes nothing but the step counter: the batch is
+    skipped, `metrics['skipped']` is 1 and `metrics['nonfinite/<group>']` names the parameter groups
+    whose gradients were hit. Rolling back instead would only replay the same batch.
+
+    Args:
+        method: what is trained.
+        recipe: whose device half runs inside the step.
+        transform: the optimizer.
+        schedule: its learning rate by step, for the log.
+        run: the sizes of the run.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
+        k_batch, k_forward, k_objective, k_after = keys
+        batch = with_keys(batch, k_batch)
+        carried = jax.lax.stop_gradient(state.method)
+
+        def loss_of(params: Tree):
+            outputs, stats = method.forward(params, carried, recipe.on_device(batch), k_forward)
+            now = Now(state.step, k_objective, run)
+            return method.objective(params, outputs, {**carried, 'stats': stats}, now)
+
+        (loss, (carry, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt = transform.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, carry = method.after(params, carry, Now(state.step, k_after, run))
+
+        norms = {group: optax.global_norm(tree) for group, tree in sorted(grads.items())}
+        good = jnp.isfinite(loss) & jnp.all(jnp.isfinite(jnp.stack(list(norms.values()))))
+        stepped, held = (params, opt, carry), (state.params, state.opt, state.method)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), stepped, held)
+        after = TrainState(state.step + 1, *kept, state.key)
+        metrics = {
+            **metrics,
+            'loss': loss,
+            'grad_norm': optax.global_norm(list(norms.values())),
+            'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
+            'skipped': 1 - good.astype(jnp.int32),
+            **{f'nonfinite/{g}': 1 - jnp.isfinite(n).astype(jnp.int32) for g, n in norms.items()},
+        }
+        return after, metrics
+
+    return step

@@ -1,0 +1,85 @@
+"""Every experiment file: it runs when shrunk, and its full size has the shapes it states."""
+
+import dataclasses
+import pathlib
+
+import jax
+import pytest
+
+from ssljax.commands.train import load
+from ssljax.core import Signature
+from ssljax.evaluate.monitor import monitor
+from ssljax.train import metrics
+from ssljax.train.folder import RunFolder
+from ssljax.train.loop import train
+from ssljax.train.session import Session, batch_shapes
+from ssljax.train.step import make_step
+
+FILES = sorted(pathlib.Path(__file__).parent.parent.glob('experiments/*.py'))
+DATA = {  # channels, classes, training examples
+    'fashion_mnist_10k': (1, 10, 7_000),
+    'cifar10': (3, 10, 45_000),
+    'imagenet2012': (3, 1000, 1_268_355),
+}
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def file(request):
+    return request.param
+
+
+def full_size(experiment):
+    channels, classes, examples = DATA[experiment.data.name]
+    views = tuple(experiment.recipe.views().items())
+    return Session.without_data(experiment, Signature(views, channels, classes, examples))
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_header_opens_with_its_command(file):
+    assert f'ssljax train experiments/{file.name}' in file.read_text()
+
+
+@pytest.mark.slow
+def test_runs_when_shrunk(file, tmp_path):
+    session = Session.open(load(str(file)).smoke())
+    outcome = train(session, RunFolder.at(str(tmp_path)), monitor(session))
+    assert outcome.finished and outcome.step == 3
+    records = metrics.read(tmp_path)
+    assert [r['step'] for r in records if 'loss' in r] == [1, 2, 3]
+    assert 'knn_top1' in records[-1]['validation']
+
+
+def test_full_size_step_has_its_shapes(file):
+    experiment = load(str(file))
+    session = full_size(experiment)
+    experiment.recipe.check(session.data.channels)
+    experiment.method.check(session.data, session.run)
+    state = session.abstract
+    module_parameters = load_constant(file, 'PARAMETERS')
+    assert count(state.params['encoder']) == module_parameters
+    schedule = experiment.optimizer.schedule(session.run)
+    step = make_step(
+        experiment.method, experiment.recipe, session.transform, schedule, session.run
+    )
+    after, out = jax.eval_shape(step, state, batch_shapes(session.data, experiment.batch))
+    same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype
+    assert jax.tree.all(jax.tree.map(same, after, state))
+    assert all(leaf.shape == () for leaf in jax.tree.leaves(out))
+
+
+def load_constant(file, name):
+    scope = {}
+    exec(file.read_text(), scope)
+    return scope[name]
+
+
+@pytest.mark.parametrize(('width', 'parameters'), [(2, 93_907_072), (4, 375_378_176)])
+def test_wide_simclr_has_the_published_sizes(width, parameters):
+    experiment = load(str(FILES[0].parent / 'simclr_imagenet_r50.py'))
+    encoder = dataclasses.replace(experiment.method.encoder, width=width)
+    method = dataclasses.replace(experiment.method, encoder=encoder)
+    state = full_size(dataclasses.replace(experiment, method=method)).abstract
+    assert count(state.params['encoder']) == parameters

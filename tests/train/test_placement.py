@@ -1,0 +1,72 @@
+"""Where arrays live."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from ssljax.core import TrainState
+from ssljax.train.placement import SMALLEST_SHARDED, Placement, make_mesh, parameter_spec
+
+
+def init():
+    params = {'encoder': {'kernel': jnp.ones((512, 256)), 'bias': jnp.ones((256,))}}
+    opt = optax.sgd(0.1, momentum=0.9).init(params)
+    method = {'stats': {}, 'queue': jnp.ones((512, 256))}
+    return TrainState(jnp.zeros((), jnp.int32), params, opt, method, jax.random.key(0))
+
+
+def step(state, batch):
+    params = jax.tree.map(lambda leaf: leaf + batch['image'].mean(), state.params)
+    return (
+        TrainState(state.step + 1, params, state.opt, state.method, state.key),
+        {'mean': batch['image'].mean()},
+    )
+
+
+@pytest.mark.parametrize('fsdp', [1, 2, 8])
+def test_state_is_born_and_stays_where_the_rules_put_it(fsdp):
+    placement = Placement(make_mesh(fsdp))
+    abstract = placement.abstract(init)
+    state = placement.compile_init(init, abstract)()
+    batch = placement.put({'image': np.arange(16, dtype=np.float32)})
+    after, metrics = placement.compile_step(step, abstract)(state, batch)
+    for tree in (state, after):
+        if tree is state:
+            continue  # donated
+        at = tree.params['encoder']['kernel'].sharding
+        assert at.shard_shape((512, 256)) == (512 // fsdp, 256)
+        assert tree.opt[0].trace['encoder']['kernel'].sharding.is_equivalent_to(at, 2)
+        assert tree.params['encoder']['bias'].sharding.is_fully_replicated
+        assert tree.method['queue'].sharding.is_fully_replicated
+    assert metrics['mean'] == 7.5
+    assert state.params['encoder']['kernel'].is_deleted()  # donation is real
+
+
+def test_small_arrays_and_odd_shapes_stay_whole():
+    assert parameter_spec((SMALLEST_SHARDED - 1,), 1) == PartitionSpec()
+    assert parameter_spec((16,), 8) == PartitionSpec()
+    assert parameter_spec((333, 999), 8) == PartitionSpec()
+    assert parameter_spec((333, 1024), 8) == PartitionSpec(None, 'fsdp')
+
+
+def test_one_process_holds_every_row():
+    placement = Placement(make_mesh())
+    np.testing.assert_array_equal(placement.rows(24), np.arange(24))
+
+
+def test_a_batch_that_cannot_be_split_is_refused_with_one_that_can():
+    with pytest.raises(ValueError, match=r'batch of 20 .* 8 devices.* such as 16'):
+        Placement(make_mesh()).check(20)
+
+
+def test_fsdp_must_divide_the_devices():
+    with pytest.raises(ValueError, match='fsdp=3 does not divide 8 devices'):
+        make_mesh(fsdp=3)
+
+
+def test_more_devices_than_there_are_is_refused():
+    with pytest.raises(ValueError, match='9 devices asked for, 8 found'):
+        make_mesh(devices=9)
