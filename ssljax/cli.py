@@ -148,18 +148,16 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
     try:
         return COMMANDS[arguments[0]](arguments[1:])
-    except ValueError as error:
-        if os.environ.get('SSLJAX_TRACEBACK'):
-            raise
-        print(f'ssljax: {error}', file=sys.stderr)
-        return EXIT_USAGE
-    except (OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get('SSLJAX_TRACEBACK') or not _explains_itself(error):
             raise
         print(f'ssljax: {error}', file=sys.stderr)
-        return EXIT_FAILED
+        return getattr(error, 'exit_code', EXIT_USAGE)
 
 
 def _explains_itself(error: Exception) -> bool:
     """Whether an error was raised by ssljax, with a message for the user."""
-    return type(error).__module__.split('.')[0] == 'ssljax'
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get('__name__', '').split('.')[0] == 'ssljax'

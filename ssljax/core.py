@@ -76,18 +76,20 @@ class TrainState:
     """All that training changes, arrays only: donated, sharded, checkpointed, compared bit for bit.
 
     Attributes:
-        step: number of optimizer steps taken.
+        step: number of optimizer steps taken, int32 scalar.
         params: what the optimizer trains.
         opt: the optimizer's state.
         method: what else the method carries (batch statistics, target network, queue, ...).
         key: the run's PRNG key; step k uses `fold_in(key, k)`, so it never changes.
+
+    The fields are typed as trees because shapes and shardings of a state are kept in this form too.
     """
 
-    step: Int[Array, '']
+    step: Tree
     params: Tree
     opt: Tree
     method: Tree
-    key: PRNGKeyArray
+    key: Tree
 
 
 @dataclasses.dataclass(frozen=True)

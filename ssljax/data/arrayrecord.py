@@ -179,7 +179,8 @@ def _features(name: str, info: Any) -> tuple[str, str | None]:
         return named[0] if named else found[0] if len(found) == 1 else None
 
     image = only(tfds.features.Image)
-    held = ', '.join(f'{key}: {type(value).__name__}' for key, value in info.features.items())
+    kinds = {key: type(feature).__name__ for key, feature in info.features.items()}
+    held = ', '.join(f'{key}: {kinds[key]}' for key in sorted(kinds))
     if image is None:
         raise ValueError(f'{name} does not have one image an example; its features are {held}')
     feature = info.features[image]

@@ -1,6 +1,7 @@
 """The iterator over batches: goes on after corrupt records, and counts them."""
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 class CorruptDataError(ValueError):
     """More records than allowed cannot be read or decoded."""
+
+    exit_code = 1
 
 
 class Batches(Iterator):
@@ -51,7 +54,10 @@ class Batches(Iterator):
         self._corrupt: set[int] = set()
         self._careful = False
         self.step = span[0] // size
-        self._iterator = self._run(examples.fast(*span))
+        # Held in a list that is emptied before the interpreter ends: threads of the iterator that
+        # want to call Python after that would wait for ever, and the process with them.
+        self._iterator = [self._run(examples.fast(*span))]
+        weakref.finalize(self, self._iterator.clear)
 
     @property
     def corrupt(self) -> tuple[int, ...]:
@@ -61,7 +67,7 @@ class Batches(Iterator):
     def __next__(self) -> dict[str, np.ndarray]:
         tf = tensorflow()
         try:
-            batch = dict(next(self._iterator))
+            batch = dict(next(self._iterator[0]))
         except tf.errors.OpError as error:
             batch = self._recover(error)
         self.step += 1
@@ -76,9 +82,9 @@ class Batches(Iterator):
             _log.warning('batch %d holds a corrupt record; going on carefully', self.step)
             self._careful = True
             start = self.step * self._size
-            self._iterator = self._run(self._examples.careful(start, self._places[1]))
+            self._iterator[:] = [self._run(self._examples.careful(start, self._places[1]))]
             try:
-                return dict(next(self._iterator))
+                return dict(next(self._iterator[0]))
             except tf.errors.OpError as again:
                 error = again
         first = self.step * self._size
@@ -93,7 +99,7 @@ class Batches(Iterator):
         options.deterministic = True
         options.autotune.enabled = False
         # Threads of its own, one a core; an op that took several would only wait for the others.
-        options.threading.private_threadpool_size = cores()
+        options.threading.private_threadpool_size = max(cores(), self._examples.reads()[1])
         options.threading.max_intra_op_parallelism = 1
         return examples.batch(self._size).prefetch(2).with_options(options).as_numpy_iterator()
 

@@ -31,6 +31,11 @@ class Folder(Source):
     files: tuple[str, ...]
     targets: Labels | None
 
+    @property
+    def remote(self) -> bool:
+        """Where the path has a scheme."""
+        return '://' in self.root
+
     def fingerprint(self) -> str:
         """Of the list of files; not of their contents, nor of where the folder lies."""
         return hashlib.sha256('\0'.join(self.files).encode('utf-8', 'surrogateescape')).hexdigest()

@@ -105,10 +105,11 @@ def batches(
         seed = tf.stack([tf.constant(plan.seed, tf.int64), position])
         made = recipe.on_host(_picture(source, record['image'], count), seed)
         return {
-            name: tf.ensure_shape(made[name], [views, size, size, source.channels])
+            name: _shaped(made[name], [views, size, size, source.channels], f'view {name!r}')
             for name, (views, size) in recipe.views().items()
         }
 
+    # Doubling distances, as corrupt records tend to lie together.
     doubling = [0] + [1 << k for k in range(64) if 1 << k < source.examples]
     examples = Examples(source, place, view, tuple(doubling), blank=False)
     last = _FOREVER // len(rows) if stop is None else max(stop, start)
@@ -138,7 +139,6 @@ def in_order(source: Source, recipe: HostHalf, batch: int, max_corrupt: float = 
     if batch < 1:
         raise ValueError(f'the batch of an evaluation is {batch}; expected at least 1')
     recipe.check(source.channels)
-    tf = tensorflow()
 
     def place(places: Tensor) -> tuple[Tensor, Tensor]:
         return places, places
@@ -146,7 +146,7 @@ def in_order(source: Source, recipe: HostHalf, batch: int, max_corrupt: float = 
     def view(record: dict[str, Tensor], position: Tensor) -> dict[str, Tensor]:
         image = recipe.evaluation(_picture(source, record['image'], 1))
         size = image.shape[0]
-        return {'image': tf.ensure_shape(image, [size, size, source.channels])}
+        return {'image': _shaped(image, [size, size, source.channels], 'evaluation image')}
 
     def finish(made: dict[str, np.ndarray], used: np.ndarray) -> dict[str, np.ndarray]:
         missing = batch - len(used)
@@ -163,6 +163,16 @@ def in_order(source: Source, recipe: HostHalf, batch: int, max_corrupt: float = 
 
     examples = Examples(source, place, view, (0,), blank=True)
     return Batches(examples, batch, (0, source.examples), max_corrupt, finish)
+
+
+def _shaped(image: Tensor, shape: list[int | None], what: str) -> Tensor:
+    tf = tensorflow()
+    if image.dtype != tf.uint8 or not image.shape.is_compatible_with(shape) or None in shape:
+        raise ValueError(
+            f"the recipe's {what} is {image.dtype.name} {image.shape}; "
+            f'expected uint8 {tuple(shape)}'
+        )
+    return tf.ensure_shape(image, shape)
 
 
 def _picture(source: Source, image: Tensor, looks: int) -> Picture:

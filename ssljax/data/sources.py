@@ -31,6 +31,11 @@ class Source:
     encoded: bool
     size: tuple[int, int] | None
 
+    @property
+    def remote(self) -> bool:
+        """Whether a read waits for a network: many are then made at the same time."""
+        return False
+
     def fingerprint(self) -> str:
         """A digest (hex) that changes when an index would mean another record."""
         raise NotImplementedError
@@ -82,6 +87,11 @@ class Subset(Source):
 
     parent: Source
     positions: Int[np.ndarray, 'examples']
+
+    @property
+    def remote(self) -> bool:
+        """As the parent."""
+        return self.parent.remote
 
     def fingerprint(self) -> str:
         """The parent's and the positions'."""

@@ -8,7 +8,8 @@ from typing import Any
 from ssljax.data.graph import Tensor, cores, tensorflow
 from ssljax.data.sources import Source
 
-_READ = 64
+_BLOCK = 64
+_REMOTE_READS = 64
 _CAREFUL_BYTES = 2**21
 
 
@@ -33,7 +34,8 @@ class Examples:
 
     def fast(self, start: int, stop: int) -> Tensor:
         """Examples `start` to `stop`; a corrupt record raises."""
-        read = _map(_places(start, stop, _READ), self._read, cores())
+        block, calls = self.reads()
+        read = _map(_places(start, stop, block), self._read, calls)
         return _map(read.unbatch(), self._example, cores())
 
     def careful(self, start: int, stop: int) -> Tensor:
@@ -45,7 +47,7 @@ class Examples:
         tf = tensorflow()
         like = self.fast(0, 1).element_spec
         size = sum(spec.dtype.size * math.prod(spec.shape) for spec in like.values())
-        block = max(1, min(_READ, _CAREFUL_BYTES // size))
+        block = max(1, min(_BLOCK, _CAREFUL_BYTES // size))
 
         def compute(places: Tensor) -> dict[str, Tensor]:
             count = tf.size(places, tf.int64)
@@ -55,7 +57,11 @@ class Examples:
             alone = _map(alone, lambda place: self._rescued(place, like)).batch(count)
             return together.ignore_errors().concatenate(alone).take(1).get_single_element()
 
-        return _map(_places(start, stop, block), compute, cores()).unbatch()
+        return _map(_places(start, stop, block), compute, self.reads()[1]).unbatch()
+
+    def reads(self) -> tuple[int, int]:
+        """Records a block, and blocks read at the same time: many where reading is waiting."""
+        return (1, _REMOTE_READS) if self.source.remote else (_BLOCK, cores())
 
     def diagnosis(self, start: int, stop: int) -> str:
         """The first of the examples that cannot be made, and why."""

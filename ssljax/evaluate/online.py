@@ -9,6 +9,9 @@ from ssljax.evaluate.features import Features
 from ssljax.evaluate.knn import knn
 from ssljax.evaluate.linear import LogisticProbe
 
+Views = tuple[Float[np.ndarray, 'm d'], Float[np.ndarray, 'm d']]
+"""Features of two augmented views of the same images."""
+
 _SAMPLE = 2048
 """Validation examples, evenly spaced, that the collapse measures are taken over at most."""
 
@@ -56,15 +59,12 @@ def online(
     }
 
 
-def spread(
-    features: Features,
-    views: tuple[Float[np.ndarray, 'm d'], Float[np.ndarray, 'm d']] | None = None,
-) -> dict[str, float]:
+def spread(features: Features, views: Views | None = None) -> dict[str, float]:
     """The collapse measures of a split: `feature_std`, `effective_rank`, `uniformity`.
 
     Args:
         features: at least two examples; of more than 2,048 an even sample is taken.
-        views: features of two augmented views of the same images; adds `alignment`.
+        views: of whatever images; adds `alignment`.
     """
     rows = np.unique(np.linspace(0, len(features) - 1, min(len(features), _SAMPLE)).astype(int))
     x = jnp.asarray(features.features[rows])

@@ -134,7 +134,8 @@ def unit(x: Float[Array, '*batch d']) -> Float[Array, '*batch d']:
     # Squares of very short or long vectors leave the range of floats, so the largest entry goes
     # first. The result does not depend on that factor: it is a constant to the gradient.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    nonzero = largest > 0
+    # Not `> 0`: a NaN stays one, for the loss to show.
+    nonzero = largest != 0
     # A guard before the division and the root as well: the branch not taken must have a gradient.
     x = x / jnp.where(nonzero, largest, 1)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)

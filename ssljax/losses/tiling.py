@@ -171,7 +171,7 @@ def _by_rows(function: Callable, rows, every, tile: int) -> Array:
         filled = jnp.pad(a, [(0, size * blocks - n)] + [(0, 0)] * (a.ndim - 1), mode='edge')
         return filled.reshape(size, blocks, *a.shape[1:]).swapaxes(0, 1)
 
-    # Said again inside the loop, or XLA may split the columns there and move the rows instead.
+    # Said again inside the loop: XLA was seen to split the columns there and to move the rows.
     out = jax.lax.map(lambda block: function(block, _everywhere(every)), jax.tree.map(split, rows))
     return out.swapaxes(0, 1).reshape(size * blocks, *out.shape[2:])[:n]
 

@@ -29,7 +29,13 @@ _NONE, _DAMAGED = Slot(-2, 0), Slot(-1, 0)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint could not be written or read; the message says what to do."""
+    """A checkpoint could not be written or read; the message says what to do.
+
+    Attributes:
+        exit_code: of the command that meets it: not the user's input was bad.
+    """
+
+    exit_code = 1
 
 
 class Checkpoints:

@@ -29,6 +29,8 @@ Measure = Callable[[TrainState], dict[str, Any]]
 class TooManyNonFinite(RuntimeError):  # noqa: N818  (reads as what happened)
     """More steps had a non-finite loss or gradient than the experiment allows."""
 
+    exit_code = 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -172,7 +174,7 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
     stream = batches(
         session.source, experiment.recipe, session.stream(), start=record.first, stop=run.steps
     )
-    saved, step = record.first, record.first
+    step = record.first
     for batch in stream:
         state, metrics = parts.take(state, session.placement.put(batch))
         step += 1
@@ -187,16 +189,15 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
             record.settle()
             meta = {'skipped': record.skipped}
             parts.checkpoints.save(step, state, meta, score)
-            saved = step
         if told and not last:
             break
     record.settle()
-    for index in sorted(getattr(stream, 'corrupt', ())):
-        parts.show.say(f'image {index} could not be decoded; a neighbour took its place')
+    for index in stream.corrupt:
+        where = session.source.where(index)
+        parts.show.say(f'{where} could not be decoded; another took its place')
     parts.checkpoints.wait()
     if step < run.steps:
         parts.show.say(f'stopped at step {step} and saved; the same command goes on from there')
-    assert saved == step or step == record.first
     return Outcome(state, step, finished=step == run.steps)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax.core import Batch, Run, Signature, TrainState
+from ssljax.core import Run, Signature, TrainState, Tree
 from ssljax.data.pipeline import Stream
 from ssljax.data.registry import open_source
 from ssljax.data.sources import Source
@@ -62,7 +62,7 @@ class Session:
         return self.experiment.optimizer.build(self.run)
 
     @functools.cached_property
-    def example(self) -> Batch:
+    def example(self) -> Tree:
         """Shapes of a batch of two, as the pipeline delivers it."""
         return batch_shapes(self.data, 2)
 
@@ -120,7 +120,7 @@ def signature(experiment: Experiment, source: Source) -> Signature:
     )
 
 
-def batch_shapes(data: Signature, examples: int) -> Batch:
+def batch_shapes(data: Signature, examples: int) -> Tree:
     """Shapes and dtypes of a batch of `examples`."""
     shaped = jax.ShapeDtypeStruct
     batch = {

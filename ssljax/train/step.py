@@ -19,7 +19,7 @@ def make_init(
     transform: optax.GradientTransformation,
     run: Run,
     seed: int,
-    example: Batch,
+    example: Tree,
 ) -> Callable[[], TrainState]:
     """A function `() -> TrainState` of fresh parameters.
 

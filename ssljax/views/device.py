@@ -117,14 +117,15 @@ def gaussian_blur(image: Image, sigma: Scalar, radius: int) -> Image:
         sigma: standard deviation in pixels; 0 changes no bit.
         radius: taps on either side of the middle one.
     """
-    # As many shifted sums: 2.5 times faster on a CPU than banded matrix products, 100 times
-    # faster than a convolution with one kernel per example.
     offsets = jnp.arange(-radius, radius + 1, dtype=image.dtype)
     taps = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 1e-3)) ** 2)
     taps = taps / taps.sum()
+    # Shifted sums: on a CPU several times faster than banded matrix products, and far more so than
+    # a convolution with one kernel per example. Without the barrier XLA computes all that led to
+    # the image anew for every tap that reads it: ten times the whole recipe at 28 pixels.
     for axis in (1, 2):
         width = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
-        padded = jnp.pad(image, width, mode='reflect')
+        padded = lax.optimization_barrier(jnp.pad(image, width, mode='reflect'))
         end = image.shape[axis]
         image = sum(
             tap * lax.slice_in_dim(padded, k, k + end, axis=axis) for k, tap in enumerate(taps)

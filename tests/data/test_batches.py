@@ -1,5 +1,6 @@
 import itertools
 import logging
+import pathlib
 import subprocess
 import sys
 
@@ -78,8 +79,7 @@ def test_a_replacement_depends_on_seed_and_position_alone(folder, recipe, spoil)
     spoil(source)
     plan = Stream(10, 7, max_corrupt=0.2)
     whole = taken(source, recipe, plan, stop=6)
-    assert_same(taken(source, recipe, plan, stop=6), whole)
-    for start in (1, 2, 3, 5):
+    for start in (0, 3):
         assert_same(taken(source, recipe, plan, start, 6), whole[start:])
     for rows in ([0, 2, 4], [9, 1, 3, 5, 6, 7, 8]):
         part = taken(source, recipe, Stream(10, 7, np.array(rows), 0.2), stop=6)
@@ -99,9 +99,7 @@ def test_too_many_corrupt_files_end_the_run(folder, recipe, spoil):
     source = open_source(str(folder), 'train')
     spoil(source)
     stream = batches(source, recipe, Stream(10, 7, max_corrupt=0.15))
-    with pytest.raises(
-        CorruptDataError, match=r'4 of 20 records .* 0\.15 that is allowed: .*03\.jpg'
-    ):
+    with pytest.raises(CorruptDataError, match=r'4 of 20 records .* 0\.15 .*03\.jpg'):
         list(itertools.islice(stream, 4))
     assert len(stream.corrupt) == 4
     with pytest.raises(CorruptDataError, match='1 of 20 records'):
@@ -144,20 +142,28 @@ def test_evaluation_leaves_corrupt_files_out(folder, recipe, spoil):
         assert not b['image'][spoilt].any()
 
 
-def test_a_process_ends_cleanly_while_batches_are_being_made():
-    """Threads that call back into Python must not bring the interpreter's exit down."""
-    code = (
-        'import sys; sys.path.insert(0, sys.argv[1])\n'
-        'from conftest import Window\n'
-        'from ssljax.data.pipeline import Stream, batches\n'
-        'from ssljax.data.registry import open_source\n'
-        'source = open_source("fashion_mnist_10k", "train")\n'
-        'stream = batches(source, Window(), Stream(512, 0))\n'
-        'print(next(stream)["index"].shape)'
+def test_a_process_ends_while_batches_are_being_made():
+    """Threads that wait for Python would otherwise hold up the end of the interpreter for ever."""
+    code = """
+import dataclasses, sys, time
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from conftest import Window
+from ssljax.data import arrays, pipeline
+
+class Slow(arrays.Arrays):
+    def records(self, indices):
+        import tensorflow as tf
+        wait = tf.numpy_function(lambda i: (time.sleep(0.2), i)[1], [indices], tf.int64)
+        return super().records(tf.ensure_shape(wait, [None]))
+
+source = arrays.from_arrays('it', np.zeros((1000, 8, 8), np.uint8))
+source = Slow(**{f.name: getattr(source, f.name) for f in dataclasses.fields(source)})
+stream = pipeline.batches(source, Window(), pipeline.Stream(128, 0))
+print(next(stream)['index'].shape)
+"""
+    here = str(pathlib.Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, '-c', code, here], capture_output=True, text=True, timeout=90
     )
-    here = __file__.rsplit('/', 1)[0]
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, '-c', code, here], capture_output=True, text=True, timeout=120
-        )
-        assert (done.returncode, done.stdout.strip()) == (0, '(512,)'), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, '(128,)'), done.stderr

@@ -89,11 +89,13 @@ def test_rotating_and_scaling_all_features_changes_nothing():
 
 
 @pytest.mark.parametrize(('query_tile', 'bank_tile'), [(512, 8192), (16, 50), (83, 7), (1, 149)])
-def test_tiles_change_nothing(query_tile, bank_tile):
+@pytest.mark.parametrize('k', [9, 150])
+def test_tiles_change_nothing(query_tile, bank_tile, k):
     similarity, position = nearest(
-        QUERY.features, BANK.features, k=9, query_tile=query_tile, bank_tile=bank_tile
+        QUERY.features, BANK.features, k=k, query_tile=query_tile, bank_tile=bank_tile
     )
-    whole, where = nearest(QUERY.features, BANK.features, k=9)
+    whole, where = nearest(QUERY.features, BANK.features, k=k)
+    assert all(len(set(row)) == k for row in np.asarray(position))
     np.testing.assert_array_equal(position, where)
     np.testing.assert_allclose(similarity, whole, atol=1e-6)
 

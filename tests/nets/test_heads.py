@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -45,7 +46,7 @@ def small(head, n=32, features=12):
     x = jax.random.normal(jax.random.key(1), (n, features), jnp.float64)
     variables = head.init(jax.random.key(0), x, train=False)
     rng = np.random.default_rng(0)  # so that every scale, offset and statistic counts
-    draw = lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape) if a.ndim == 1 else a, jnp.float64)  # noqa: E731
+    draw = lambda a: jnp.asarray(rng.uniform(0.5, 1.5, a.shape) if a.ndim == 1 else a, jnp.float64)
     return jax.tree.map(draw, variables), x
 
 
@@ -112,7 +113,8 @@ def test_classifier_is_linear_and_starts_near_the_uniform_prediction(x64):
         ({'dtype': 'half'}, "dtype is 'half'"),
     ],
 )
-def test_refuses_fields_it_has_not(fields, message):
+def test_refuses_fields_it_has_not(monkeypatch, fields, message):
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # as users have it
     with pytest.raises(ValueError, match=message):
         ProjectionHead(**fields)
 

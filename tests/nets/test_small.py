@@ -1,16 +1,19 @@
 """The small residual network: shapes, pooling, and what it refuses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax.config import decode, encode
-from ssljax.nets.blocks import mean_pool
 from ssljax.nets.small import SmallResNet, pooled
 
 
+@functools.cache
 def fresh(module, shape):
     init = jax.jit(lambda key: module.init(key, jnp.zeros(shape), train=False))
     return init(jax.random.key(0))
@@ -23,8 +26,8 @@ def fresh(module, shape):
         (SmallResNet(), (32, 32, 3), (8, 8, 4), 128),
         (SmallResNet(stem_patch=2, stem_kernel=4, widths=(8, 16, 32), blocks=(1, 1, 2)),
          (28, 28, 1), (14, 14, 7, 4), 32),
-        (SmallResNet(stem_patch=4, stem_kernel=7, widths=(8,), blocks=(2,)), (28, 28, 1), (7, 7), 8),
-        (SmallResNet(widths=(8, 16), blocks=(1, 1), block='bottleneck'), (32, 32, 3), (8, 8, 4), 64),
+        (SmallResNet(stem_kernel=7, widths=(8,), blocks=(2,)), (28, 28, 1), (7, 7), 8),
+        (SmallResNet(widths=(8, 16), block='bottleneck'), (32, 32, 3), (8, 8, 4), 64),
         (SmallResNet(widths=(8, 16), blocks=(1, 1), pool='mean_max', grid=2, stages=2,
                      shortcut='pool'), (28, 28, 1), (7, 7, 4), 2 * 4 * (8 + 16)),
         (SmallResNet(stem_patch=1, stem_kernel=3, widths=(8, 16), blocks=(1, 1), stride=4),
@@ -74,20 +77,47 @@ def test_pooling_takes_each_region_of_the_grid(pool):
     np.testing.assert_allclose(pooled(jnp.asarray(x), pool, 1), whole, atol=1e-6)
 
 
-def test_mean_pooling_counts_only_what_is_there():
-    x = np.arange(9.0, dtype=np.float32).reshape(1, 3, 3, 1)
-    expected = [[(0 + 1 + 3 + 4) / 4, (2 + 5) / 2], [(6 + 7) / 2, 8]]
-    np.testing.assert_allclose(mean_pool(jnp.asarray(x), 2)[0, :, :, 0], expected)
+TINY = SmallResNet(widths=(8, 16), blocks=(1, 1), shortcut='pool')
+
+
+def run(module, train):
+    return jax.jit(lambda v, x: module.apply(v, x, train=train, mutable=['batch_stats']))
 
 
 def test_bfloat16_is_near_float32():
-    exact = SmallResNet(widths=(16, 32), blocks=(1, 1), shortcut='pool')
-    variables = fresh(exact, (1, 28, 28, 1))
+    variables = fresh(TINY, (1, 28, 28, 1))
     x = jax.random.normal(jax.random.key(1), (16, 28, 28, 1))
-    near = exact.clone(dtype='bfloat16').apply(variables, x, train=False)
-    error = np.linalg.norm(near - exact.apply(variables, x, train=False)) / np.linalg.norm(near)
+    (exact, _), (near, _) = (
+        run(module, False)(variables, x) for module in (TINY, TINY.clone(dtype='bfloat16'))
+    )
     assert near.dtype == jnp.float32
-    assert 1e-4 < error < 0.02
+    assert 1e-4 < np.linalg.norm(near - exact) / np.linalg.norm(exact) < 0.02
+
+
+def test_an_image_sees_its_batch_in_training_only():
+    variables = fresh(TINY, (1, 28, 28, 1))
+    x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1))
+    (all_eval, _), (two_eval, _) = (run(TINY, False)(variables, a) for a in (x, x[:2]))
+    (all_train, _), (two_train, _) = (run(TINY, True)(variables, a) for a in (x, x[:2]))
+    np.testing.assert_allclose(all_eval[:2], two_eval, rtol=1e-5, atol=1e-5)
+    assert np.abs(all_train[:2] - two_train).max() > 0.1
+
+
+def test_training_moves_the_running_statistics_a_tenth_of_the_way_to_the_batch():
+    variables = fresh(TINY, (1, 28, 28, 1))
+    x = jax.random.normal(jax.random.key(1), (4, 28, 28, 1)) + 2
+    _, new = run(TINY, True)(variables, x)
+    patches = np.asarray(x, np.float64).reshape(4, 7, 4, 7, 4).transpose(0, 1, 3, 2, 4)
+    kernel = np.asarray(variables['params']['stem_conv']['kernel'], np.float64)
+    maps = patches.reshape(-1, 16) @ kernel.reshape(16, 8)
+    stats = new['batch_stats']['stem_norm']
+    np.testing.assert_allclose(stats['mean'], 0.1 * maps.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * maps.var(0), rtol=1e-4)
+    _, kept = run(TINY, False)(variables, x)
+    for a, b in zip(
+        jax.tree.leaves(kept['batch_stats']), jax.tree.leaves(variables['batch_stats']), strict=True
+    ):
+        assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize('train', [True, False])
@@ -125,7 +155,8 @@ def test_eight_devices_compute_what_one_does(x64, mesh8, train):
         ({'dtype': 'int8'}, "dtype is 'int8'"),
     ],
 )
-def test_refuses_fields_it_has_not(fields, message):
+def test_refuses_fields_it_has_not(monkeypatch, fields, message):
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # as users have it
     with pytest.raises(ValueError, match=message):
         SmallResNet(**fields)
 

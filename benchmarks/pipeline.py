@@ -1,0 +1,171 @@
+"""The input pipeline against bare decode-and-crop, at 224 px with two views; and at 32 px.
+
+    python benchmarks/pipeline.py
+
+At 224 px: SimCLR's host half (random resized crop, flip) through `ssljax.data.pipeline` on 500 x
+375 JPEGs cut from scikit-learn's sample images, against the same parallel map with nothing but
+decode-and-crop and the same resize, its windows drawn beforehand. Goal: at least 85% of its rate.
+The pipeline decodes an image once for both views, so it is also set against a bare map that does.
+All take turns in one run. `per cpu-s` is images by second of processor time, which other work on
+the machine disturbs less than the rate. Where torchvision is installed, the same recipe runs in
+PyTorch's `DataLoader`.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+import platform
+import tempfile
+import time
+
+import numpy as np
+
+from ssljax.data.graph import cores, tensorflow
+from ssljax.data.pipeline import Stream, batches
+from ssljax.data.registry import open_source
+from ssljax.views import host
+from ssljax.views.simclr import SimCLRViews
+
+FILES, BATCH, SIZE = 512, 64, 224
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--repetitions', type=int, default=7)
+    parser.add_argument('--batches', type=int, default=10, help='batches a repetition')
+    options = parser.parse_args()
+    print(f'{platform.processor() or platform.machine()}, {cores()} cores')
+    with tempfile.TemporaryDirectory() as folder:
+        write_photos(pathlib.Path(folder))
+        print(f'\n{SIZE} px, two views, 500 x 375 JPEGs, batch {BATCH}')
+        rates = measure(
+            {
+                'bare decode-and-crop': bare(folder, once=False),
+                'bare decode once, slice': bare(folder, once=True),
+                'ssljax': ours(f'folder:{folder}', SimCLRViews(size=SIZE)),
+                **torch_loader(folder),
+            },
+            options,
+        )
+        for other in [name for name in rates if name != 'ssljax']:
+            ratio = np.median(rates['ssljax'] / rates[other], 0)
+            print(f'ssljax / {other}: {ratio[0]:.2f} by the clock, {ratio[1]:.2f} by cpu time')
+    for name, size, view in small_sets():
+        print(f'\n{name}, {size} px, two views, batch {BATCH * 4}')
+        measure({'ssljax': ours(name, view, BATCH * 4)}, options)
+
+
+def write_photos(folder: pathlib.Path):
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    images, rng = load_sample_images().images, np.random.default_rng(0)
+    for number in range(FILES):
+        image = images[number % len(images)]
+        top, left = rng.integers(0, [image.shape[0] - 374, image.shape[1] - 499])
+        window = image[top : top + 375, left : left + 500]
+        Image.fromarray(window).save(folder / f'{number:04}.jpg', quality=90)
+
+
+def ours(name, recipe, batch=BATCH):
+    split = 'train' if name.startswith('folder') else 'train[:90%]'
+    stream = batches(open_source(name, split), recipe, Stream(batch, 0))
+    return (len(one['index']) for one in stream)
+
+
+def bare(folder, once):
+    """What no pipeline could leave out: read, decode, cut, resize."""
+    tf = tensorflow()
+    crop = SimCLRViews(size=SIZE).random_crop()
+    files = tf.constant(sorted(str(file) for file in pathlib.Path(folder).glob('*.jpg')))
+    draws = tf.random.stateless_uniform([FILES * 2, host.DRAWS - 1], [0, 0])
+    windows = host.sample_windows(tf.constant(375), tf.constant(500), draws, crop)
+    windows = tf.reshape(windows, [FILES, 2, 4])
+    dct = 'INTEGER_ACCURATE'
+
+    def views(number):
+        data, cuts = tf.io.read_file(files[number % FILES]), windows[number % FILES]
+        if once:
+            pixels = tf.io.decode_jpeg(data, 3, dct_method=dct)
+            sides = [tf.unstack(cuts[k]) for k in (0, 1)]
+            parts = [pixels[top : top + h, left : left + w] for top, left, h, w in sides]
+        else:
+            parts = [
+                tf.image.decode_and_crop_jpeg(data, cuts[k], 3, dct_method=dct) for k in (0, 1)
+            ]
+        return host.to_uint8(tf.concat([crop.resize(part) for part in parts], 0))
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = cores()
+    options.threading.max_intra_op_parallelism = 1
+    data = tf.data.Dataset.range(2**40).map(views, cores()).batch(BATCH).prefetch(2)
+    return (len(one) for one in data.with_options(options).as_numpy_iterator())
+
+
+def torch_loader(folder):
+    """The usual loader with the same recipe, if there is one."""
+    if not (importlib.util.find_spec('torch') and importlib.util.find_spec('torchvision')):
+        print('torchvision not installed: its loader is left out')
+        return {}
+    import torch
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
+
+    class Two(torch.utils.data.Dataset):
+        files = sorted(pathlib.Path(folder).glob('*.jpg'))
+
+        def __len__(self):
+            return 2**20
+
+        def __getitem__(self, number):
+            image = datasets.folder.default_loader(str(self.files[number % FILES]))
+            return torch.stack([transform(image), transform(image)])
+
+    loader = torch.utils.data.DataLoader(Two(), BATCH, num_workers=cores())
+    return {'torchvision loader': (len(one) for one in loader)}
+
+
+def small_sets():
+    grey = {'saturation': 0.0, 'hue': 0.0, 'gray': 0.0, 'mean': (0.5,), 'std': (0.25,)}
+    yield 'fashion_mnist_10k', 28, SimCLRViews(size=28, **grey)
+    try:
+        open_source('cifar10', 'train')
+    except ValueError as error:
+        print(f'\ncifar10 is left out: {error}')
+        return
+    yield 'cifar10', 32, SimCLRViews(size=32, strength=0.5, blur=0.0)
+
+
+def measure(streams, options):
+    """Rates of each, [repetitions, 2]: images by second, and by second of processor time."""
+    rates = {name: [] for name in streams}
+    for stream in streams.values():
+        drain(stream, 4)
+    for _ in range(options.repetitions):
+        for name, stream in streams.items():
+            drain(stream, 3)  # what was made ahead while others had their turn
+            clock, cpu = time.perf_counter(), time.process_time()
+            images = drain(stream, options.batches)
+            spent = time.perf_counter() - clock, time.process_time() - cpu
+            rates[name].append([images / spent[0], images / spent[1]])
+    rates = {name: np.array(rate) for name, rate in rates.items()}
+    for name, rate in rates.items():
+        by_clock, by_cpu = np.median(rate, 0)
+        print(f'{name:24} {by_clock:7.0f} images/s {by_cpu:7.0f} per cpu-s')
+    return rates
+
+
+def drain(stream, count):
+    return sum(next(stream) for _ in range(count))
+
+
+if __name__ == '__main__':
+    main()

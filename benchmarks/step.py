@@ -1,0 +1,167 @@
+"""SimCLR's whole step against the bare forward and backward passes of its encoder, and against torch.
+
+    python benchmarks/step.py                    # the quickstart's encoder and batch
+    python benchmarks/step.py resnet18           # ResNet-18 (CIFAR stem), 32 px, batch 256
+    python benchmarks/step.py resnet18 --torch   # and PyTorch's bare passes of the same network
+
+The step adds to the bare passes: augmentation on the device, projection head, NT-Xent, optimizer,
+skipping of non-finite updates and metrics. Target: at most 1.10 times the bare passes.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from provenance import header
+
+from ssljax.commands.train import load
+from ssljax.core import Signature
+from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.resnet import ResNet
+from ssljax.train.session import Session, batch_shapes
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def session_of(case: str) -> Session:
+    if case == 'quickstart':
+        experiment = load(str(ROOT / 'experiments' / 'simclr_fashion_mnist.py'))
+        channels, examples = 1, 7_000
+    else:
+        experiment = load(str(ROOT / 'experiments' / 'simclr_cifar10.py'))
+        method = dataclasses.replace(
+            experiment.method,
+            encoder=ResNet(depth=18, stem='cifar'),
+            head=ProjectionHead(widths=(512, 128)),
+        )
+        experiment = dataclasses.replace(experiment, method=method, batch=256)
+        channels, examples = 3, 45_000
+    views = tuple(experiment.recipe.views().items())
+    return Session.without_data(experiment, Signature(views, channels, 10, examples))
+
+
+def whole_step(session: Session):
+    rng = np.random.default_rng(0)
+    shapes = batch_shapes(session.data, session.run.batch)
+    raw = {
+        name: rng.integers(0, 256 if leaf.dtype == np.uint8 else 10, leaf.shape).astype(leaf.dtype)
+        for name, leaf in shapes.items()
+    }
+    batch = session.placement.put(raw)
+    held = [session.fresh()]
+
+    def run():
+        held[0], metrics = session.step(held[0], batch)
+        return metrics['loss']
+
+    return run
+
+
+def bare_passes(session: Session):
+    views, size = dict(session.data.views)['image']
+    shape = (session.run.batch * views, size, size, session.data.channels)
+    images = jax.random.normal(jax.random.key(0), shape)
+    encoder = session.experiment.method.encoder
+    variables = jax.jit(lambda k: encoder.init(k, images[:2], train=False))(jax.random.key(1))
+    stats = variables['batch_stats']
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            h, new = encoder.apply(
+                {'params': params, 'batch_stats': stats}, images, train=True, mutable=['batch_stats']
+            )
+            return jnp.mean(h**2), new
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    return lambda: run(variables['params'])
+
+
+def torch_passes(images: int):
+    """ResNet-18 with the CIFAR stem in PyTorch: the same network, written for this comparison."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, c, d, stride):
+            super().__init__()
+            self.main = nn.Sequential(
+                nn.Conv2d(c, d, 3, stride, 1, bias=False), nn.BatchNorm2d(d), nn.ReLU(),
+                nn.Conv2d(d, d, 3, 1, 1, bias=False), nn.BatchNorm2d(d),
+            )  # fmt: skip
+            same = stride == 1 and c == d
+            self.short = (
+                nn.Identity()
+                if same
+                else nn.Sequential(nn.Conv2d(c, d, 1, stride, bias=False), nn.BatchNorm2d(d))
+            )
+
+        def forward(self, x):
+            return torch.relu(self.main(x) + self.short(x))
+
+    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    width = 64
+    for i, d in enumerate((64, 128, 256, 512)):
+        layers += [Block(width, d, 1 if i == 0 else 2), Block(d, d, 1)]
+        width = d
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert sum(p.numel() for p in net.parameters()) == 11_168_832
+    x = torch.randn(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    net = net.to(memory_format=torch.channels_last).train()
+
+    def run():
+        net.zero_grad(set_to_none=True)
+        (net(x) ** 2).mean().backward()
+
+    return run
+
+
+def seconds(variants: dict, repetitions: int) -> dict[str, float]:
+    """Median time of each, taking turns so that a busy moment hits all alike."""
+    times = {name: [] for name in variants}
+    for _ in range(repetitions + 1):
+        for name, run in variants.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('case', nargs='?', choices=('quickstart', 'resnet18'), default='quickstart')
+    parser.add_argument('--torch', action='store_true', help='PyTorch too (resnet18 only)')
+    parser.add_argument('--repetitions', type=int, default=None, help='timed runs of each')
+    options = parser.parse_args()
+    if options.torch and options.case != 'resnet18':
+        parser.error('--torch compares resnet18 only')
+    session = session_of(options.case)
+    variants = {'step': whole_step(session), 'bare': bare_passes(session)}
+    if options.torch:
+        variants['torch'] = torch_passes(2 * session.run.batch)
+    repetitions = options.repetitions or (20 if options.case == 'quickstart' else 3)
+    print(header())
+    print(f'{options.case}: batch {session.run.batch}, median of {repetitions} interleaved runs')
+    taken = seconds(variants, repetitions)
+    for name, value in taken.items():
+        print(f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s')
+    ratio = taken['step'] / taken['bare']
+    print(f'step / bare: {ratio:.2f} (target at most 1.10: {"met" if ratio <= 1.1 else "MISSED"})')
+    print(f'compilations of the step: {session.step.compilations()}')
+    if options.torch:
+        print(f'bare / torch: {taken["bare"] / taken["torch"]:.2f}')
+        print(f'step / torch: {taken["step"] / taken["torch"]:.2f}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
