@@ -1,4 +1,4 @@
-"""SimCLR's whole step against the bare forward and backward passes of its encoder, and against torch.
+"""SimCLR's whole step against the bare passes of its encoder, and against PyTorch's.
 
     python benchmarks/step.py                    # the quickstart's encoder and batch
     python benchmarks/step.py resnet18           # ResNet-18 (CIFAR stem), 32 px, batch 256
@@ -75,7 +75,10 @@ def bare_passes(session: Session):
     def run(params):
         def loss(params):
             h, new = encoder.apply(
-                {'params': params, 'batch_stats': stats}, images, train=True, mutable=['batch_stats']
+                {'params': params, 'batch_stats': stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
             )
             return jnp.mean(h**2), new
 
@@ -156,7 +159,7 @@ def main() -> int:
         print(f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s')
     ratio = taken['step'] / taken['bare']
     print(f'step / bare: {ratio:.2f} (target at most 1.10: {"met" if ratio <= 1.1 else "MISSED"})')
-    print(f'compilations of the step: {session.step.compilations()}')
+    print(f'times the step was traced: {session.step.traces}')
     if options.torch:
         print(f'bare / torch: {taken["bare"] / taken["torch"]:.2f}')
         print(f'step / torch: {taken["step"] / taken["torch"]:.2f}')

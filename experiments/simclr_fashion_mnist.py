@@ -1,6 +1,6 @@
 """SimCLR on 7,000 images of Fashion-MNIST: the quickstart, under 5 minutes on 2 CPU cores.
 
-    ssljax train experiments/simclr_fashion_mnist.py
+ssljax train experiments/simclr_fashion_mnist.py
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
@@ -10,7 +10,7 @@ from ssljax.nets.small import SmallResNet
 from ssljax.optim import AdamW
 from ssljax.views.simclr import SimCLRViews
 
-PARAMETERS = 0
+PARAMETERS = 306_560
 """Of the encoder."""
 
 
@@ -18,9 +18,16 @@ def config() -> Experiment:
     """The experiment."""
     return Experiment(
         method=SimCLR(
-            encoder=SmallResNet(stem_patch=4, widths=(64, 128), blocks=(1, 1), grid=2),
-            head=ProjectionHead(widths=(256, 64)),
-            temperature=0.2,
+            encoder=SmallResNet(
+                stem_patch=4,
+                stem_kernel=6,
+                widths=(64, 128),
+                blocks=(1, 1),
+                shortcut='pool',
+                grid=2,
+            ),
+            head=ProjectionHead(widths=(256, 64), last_norm='none'),
+            temperature=0.5,
         ),
         recipe=SimCLRViews(
             size=28,
@@ -34,11 +41,18 @@ def config() -> Experiment:
             mean=(0.286,),
             std=(0.353,),
             evaluation_crop=1.0,
+            interpolation='bilinear',
         ),
         data=Data(name='fashion_mnist_10k'),
-        optimizer=AdamW(learning_rate=2e-3, scaling='none', weight_decay=1e-4, warmup_epochs=2.0),
+        optimizer=AdamW(
+            learning_rate=1e-2,
+            scaling='none',
+            betas=(0.9, 0.99),
+            weight_decay=1e-4,
+            warmup_epochs=5.0,
+        ),
         batch=256,
-        epochs=20.0,
-        evaluation=Evaluation(every=5.0),
-        checkpoint=Checkpointing(every=100),
+        epochs=50.0,
+        evaluation=Evaluation(every=10.0),
+        checkpoint=Checkpointing(every=270),
     )

@@ -8,8 +8,9 @@ Needs `imagenet2012` prepared by TFDS as ArrayRecord. The paper's linear top-1/t
 epochs (table 6): 69.3/89.0 (1x), 74.2/92.0 (2x), 76.5/93.2 (4x), with 24M, 94M and 375M parameters.
 Not run here: it needs a pod.
 
-LARS with learning rate 0.3 x batch / 256 = 4.8, weight decay 1e-6, 10 epochs of warmup, cosine decay;
-temperature 0.1; views of strength 1 with blur. bfloat16 computation, float32 parameters and loss.
+LARS with learning rate 0.3 x batch / 256 = 4.8, weight decay 1e-6, 10 epochs of warmup, cosine
+decay; temperature 0.1; views of strength 1 with blur. bfloat16 computation, float32 parameters and
+loss.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment

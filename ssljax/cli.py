@@ -34,8 +34,8 @@ class Train:
     """Pre-train EXPERIMENT, or go on where its run was stopped.
 
     Any field of the experiment may follow as an option (`--method.temperature 0.2`); `ssljax train
-    EXPERIMENT --help` lists them. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and saved,
-    1 failed, 2 bad input.
+    EXPERIMENT --help` lists them. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and
+    saved, 1 failed, 2 bad input.
     """
 
     experiment: Positional[str]

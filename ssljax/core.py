@@ -1,7 +1,7 @@
 """The three types everything else speaks: `Batch`, `Method`, `TrainState` (and the clock, `Now`).
 
-A method is config, object and code at once: a frozen dataclass whose fields are hyper-parameters and
-Linen modules and whose methods are pure functions. It is hashable, printable and diffable;
+A method is config, object and code at once: a frozen dataclass whose fields are hyper-parameters
+and Linen modules and whose methods are pure functions. It is hashable, printable and diffable;
 `dataclasses.replace` is an ablation.
 """
 
@@ -148,7 +148,7 @@ class Method:
         raise NotImplementedError
 
     def after(self, params: Tree, state: Tree, now: Now) -> tuple[Tree, Tree]:
-        """Runs behind the optimizer's step (momentum encoders, unit prototypes). Default: nothing."""
+        """Runs behind the optimizer's step (momentum encoders, prototypes). Default: nothing."""
         return params, state
 
     def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:

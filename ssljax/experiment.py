@@ -142,7 +142,14 @@ class Experiment:
         )
 
 
-FREE_ON_RESUME = ('evaluation', 'checkpoint', 'fsdp', 'log_every', 'max_nonfinite', 'data.max_corrupt')
+FREE_ON_RESUME = (
+    'evaluation',
+    'checkpoint',
+    'fsdp',
+    'log_every',
+    'max_nonfinite',
+    'data.max_corrupt',
+)
 """Fields that may change between the parts of one run: none of them changes what is computed.
 (`fsdp` changes where, and so the order of sums.)"""
 

@@ -61,9 +61,7 @@ def test_full_size_step_has_its_shapes(file):
     module_parameters = load_constant(file, 'PARAMETERS')
     assert count(state.params['encoder']) == module_parameters
     schedule = experiment.optimizer.schedule(session.run)
-    step = make_step(
-        experiment.method, experiment.recipe, session.transform, schedule, session.run
-    )
+    step = make_step(experiment.method, experiment.recipe, session.transform, schedule, session.run)
     after, out = jax.eval_shape(step, state, batch_shapes(session.data, experiment.batch))
     same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype
     assert jax.tree.all(jax.tree.map(same, after, state))

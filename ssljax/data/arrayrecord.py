@@ -114,9 +114,13 @@ def load(name: str, split: str) -> Source:
 
 def _info(name: str) -> Any:
     """The set's description on disk; its code is not run, so it may come from anywhere."""
-    from tensorflow_datasets.core import read_only_builder, registered
+    from tensorflow_datasets.core import naming, read_only_builder, registered
 
     tensorflow()
+    try:
+        naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise ValueError(_unknown(name)) from error
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=_data_dir())
     except registered.DatasetNotFoundError as error:
@@ -148,22 +152,28 @@ def _prepare(name: str) -> str:
 
 
 def _absent(name: str) -> str:
-    """What to say of a set that is not on disk: that TFDS knows it, or what it might have meant."""
+    """What to say of a set that is not on disk."""
     import tensorflow_datasets as tfds
 
-    plain = name.split(':')[0].split('/')[0]
-    known = tfds.list_builders(with_community_datasets=False)
-    where = _data_dir() or tfds.core.constants.DATA_DIR
-    if plain in known:
-        return (
-            f'{name} is not prepared in {where} (set TFDS_DATA_DIR if it lies elsewhere); '
-            f'{_prepare(name)}'
-        )
-    near = difflib.get_close_matches(plain, ['fashion_mnist_10k', *known])
+    if name.split(':')[0].split('/')[0] not in tfds.list_builders(with_community_datasets=False):
+        return _unknown(name)
+    return (
+        f'{name} is not prepared in {_data_dir() or tfds.core.constants.DATA_DIR} '
+        f'(set TFDS_DATA_DIR if it lies elsewhere); {_prepare(name)}'
+    )
+
+
+def _unknown(name: str) -> str:
+    """What to say of a name that nobody knows: the near ones, and what is expected."""
+    import tensorflow_datasets as tfds
+
+    known = ['fashion_mnist_10k', *tfds.list_builders(with_community_datasets=False)]
+    near = difflib.get_close_matches(name, known)
     meant = f'did you mean {" or ".join(near)}? ' if near else ''
     return (
-        f'there is no data set {name!r}: {meant}Expected fashion_mnist_10k (embedded), a TFDS set '
-        f'prepared in {where}, folder:PATH (images) or arrays:PATH (.npz, .npy)'
+        f'there is no data set {name!r}: {meant}Expected fashion_mnist_10k (embedded), the name of '
+        f'a TFDS set prepared in {_data_dir() or tfds.core.constants.DATA_DIR}, '
+        'folder:PATH (images) or arrays:PATH (.npz, .npy)'
     )
 
 

@@ -118,7 +118,7 @@ def load(path: str) -> Arrays:
     """
     from etils import epath
 
-    file = epath.Path(path)
+    file = epath.Path(path).expanduser()
     if not file.exists():
         raise ValueError(f'there is no file {path}; give the path of an .npz or .npy file')
     try:
@@ -128,7 +128,7 @@ def load(path: str) -> Arrays:
                 keys = archive.files
         elif '://' not in path:
             # Mapped: read by the pages, however large the file.
-            held = {'image': np.load(path, mmap_mode='r', allow_pickle=False)}
+            held = {'image': np.load(file, mmap_mode='r', allow_pickle=False)}
         else:
             with file.open('rb') as stream:
                 held = {'image': np.load(stream, allow_pickle=False)}

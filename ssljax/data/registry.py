@@ -33,6 +33,8 @@ def open_source(name: str, split: str) -> Source:
     kind, _, rest = name.partition(':')
     if kind not in ('folder', 'arrays'):
         kind, rest = _kind(name), name
+    elif not rest:
+        raise ValueError(f'{name!r} names no path; expected {name}PATH')
     if kind == 'arrays':
         return _arrays(rest, split)
     if kind == 'folder':

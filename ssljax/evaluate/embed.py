@@ -20,9 +20,7 @@ def embedder(method: Method, recipe: Recipe, layer: str = 'pool'):
         averaged over their positions.
     """
 
-    def embed(
-        params: Tree, state: Tree, images: UInt8[Array, 'n h w c']
-    ) -> Float[Array, 'n d']:
+    def embed(params: Tree, state: Tree, images: UInt8[Array, 'n h w c']) -> Float[Array, 'n d']:
         module, variables = method.product(params, state)
         layers = module.apply(variables, recipe.normalize(images), train=False, method='features')
         if layer not in layers:

@@ -54,7 +54,9 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     def measure(state: TrainState) -> dict[str, Any]:
         near, far = features(state, bank), features(state, queries)
         values = online(near, far, k=asked.k)
-        raised = list(alarms(values, far.features.shape[1]))
+        # Features behind a ReLU have a common mean, so that their spread alone says nothing.
+        rank = {'effective_rank': values['effective_rank']}
+        raised = list(alarms(rank, far.features.shape[1]))
         return {**values, 'alarms': raised} if raised else values
 
     return measure

@@ -7,10 +7,12 @@ k on validation, the same few labels. Test labels are read once, to score what h
 import dataclasses
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table as RichTable
 
 from ssljax.evaluate.accuracy import Accuracy
+from ssljax.evaluate.classifier import Moments
 from ssljax.evaluate.features import Features
 from ssljax.evaluate.knn import CANDIDATES, choose_k, knn
 from ssljax.evaluate.linear import FewLabels, LogisticProbe, draw, few_labels, linear
@@ -95,9 +97,9 @@ class Table:
         train, validation, test = self.examples
         return (
             f'Top-1 on {test:,} test images in per cent, {self.classes} classes; few labels: mean '
-            f'± std over {self.protocol.draws} draws, the same for every row. Trained on '
-            f'{train:,}; C by cross-validation within the labels given, k on {validation:,} '
-            'validation images.'
+            f'± std over {self.protocol.draws} draws, the same for every row. Features '
+            f'standardised on the {train:,} training images; C by cross-validation within the '
+            f'labels given, k on {validation:,} validation images.'
         )
 
     def markdown(self) -> str:
@@ -176,8 +178,18 @@ def _same_examples(first: str, splits: Splits, name: str, other: Splits) -> None
             )
 
 
+def standardised(splits: Splits) -> Splits:
+    """Features relative to mean and scale of the training ones: a layer's own scale is no merit."""
+    moments = Moments.of(jnp.asarray(splits[0].features))
+    scaled = (np.asarray(moments.standardise(jnp.asarray(split.features))) for split in splits)
+    return tuple(
+        dataclasses.replace(split, features=features)
+        for split, features in zip(splits, scaled, strict=True)
+    )
+
+
 def _row(name: str, splits: Splits, drawn: np.ndarray, protocol: Protocol) -> Row:
-    train, validation, test = splits
+    train, validation, test = standardised(splits)
     k, _ = choose_k(
         train, validation, candidates=protocol.candidates, temperature=protocol.temperature
     )

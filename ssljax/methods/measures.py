@@ -12,9 +12,9 @@ def of_views(z: Float[Array, 'n v d']) -> dict[str, Float[Array, '']]:
         z: embeddings of v views of n examples, of any norm.
 
     Returns:
-        `std`, the mean over dimensions of the standard deviation over examples, times sqrt(d): 1 when
-        spread evenly over the sphere, 0 when collapsed; and `agreement`, the mean cosine of the first
-        two views.
+        `std`, the mean over dimensions of the standard deviation over examples, times sqrt(d): 1
+        when spread evenly over the sphere, 0 when collapsed; and `agreement`, the mean cosine of
+        the first two views.
     """
     z = jax.lax.stop_gradient(z).astype(jnp.promote_types(z.dtype, jnp.float32))
     unit = z / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)

@@ -1,7 +1,7 @@
 """SimCLR: a simple framework for contrastive learning of visual representations.
 
-Two views of each of N images are encoded (h = f(view)), projected (z = g(h)), and each z has to pick
-out its partner among the 2N - 1 others. f is kept, g is thrown away. Chen, Kornblith, Norouzi,
+Two views of each of N images are encoded (h = f(view)), projected (z = g(h)), and each z has to
+pick out its partner among the 2N - 1 others. f is kept, g is thrown away. Chen, Kornblith, Norouzi,
 Hinton 2020, arXiv 2002.05709 (algorithm 1); v2: arXiv 2006.10029.
 """
 
@@ -40,7 +40,7 @@ class SimCLR(Method):
         views, _ = dict(data.views).get('image', (0, 0))
         if views < 2:
             raise ValueError(
-                f'SimCLR compares views of one image and needs at least 2, the recipe makes {views}; '
+                f'SimCLR compares views and needs at least 2, the recipe makes {views}; '
                 'use a recipe of two views such as SimCLRViews'
             )
         if self.temperature <= 0:

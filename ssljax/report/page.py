@@ -98,8 +98,9 @@ def _looks(session: Session, state: TrainState) -> dict[str, Any]:
     nearest = np.argsort(-cosines, axis=1)[:, :SHOWN_NEIGHBOURS]
 
     def cells(source: Source, features: Features, rows: np.ndarray) -> list[dict[str, Any]]:
-        names = ['' if features.labels is None else source.class_names[features.labels[r]]
-                 for r in rows]
+        names = [
+            '' if features.labels is None else source.class_names[features.labels[r]] for r in rows
+        ]
         images = _images(source, session, rows)
         return [
             {'image': figures.picture(image), 'name': name, 'kind': ''}

@@ -1,0 +1,1 @@
+"""The step, its placement, the loop, and what a run leaves."""

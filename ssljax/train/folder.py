@@ -1,11 +1,11 @@
 """A run's folder: what it holds, under which names, and how a run is rebuilt from it alone.
 
-    run.json          the resolved experiment, versions, commit, data fingerprint
-    metrics.jsonl     a line every few steps
-    checkpoints/      the states
-    evaluation.json   the final table
-    export/           encoders
-    report.html       all of it to look at
+run.json          the resolved experiment, versions, commit, data fingerprint
+metrics.jsonl     a line every few steps
+checkpoints/      the states
+evaluation.json   the final table
+export/           encoders
+report.html       all of it to look at
 """
 
 import dataclasses
@@ -138,11 +138,12 @@ class RunFolder:
                 'Choose another --folder to start a new run, with --init-from to start from '
                 "this one's weights."
             )
-        if record['data']['fingerprint'] != fingerprint:
+        began = record['data']['fingerprint']
+        if began != fingerprint:
             raise ValueError(
-                f'the training images are not those that {self.path} began with '
-                f'(fingerprint {record["data"]["fingerprint"]} there, {fingerprint} now); bring the data back, '
-                'or choose another --folder'
+                f'the training images are not those that {self.path} began with (fingerprint '
+                f'{began} there, {fingerprint} now); bring the data back, or choose another '
+                '--folder'
             )
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 Measure = Callable[[TrainState], dict[str, Any]]
 """What is measured on a state while training; see `evaluate.monitor`."""
 
+COLLAPSED = 0.2
+"""Spread of unit embeddings, relative to an even sphere's, below which an alarm is raised."""
+
 
 class TooManyNonFinite(RuntimeError):  # noqa: N818  (reads as what happened)
     """More steps had a non-finite loss or gradient than the experiment allows."""
@@ -100,6 +103,11 @@ class _Record:
                 }
             )
             self.show.show(step, {**values_only(values), 'images/s': rate}, seconds)
+            if values.get('std', 1.0) < COLLAPSED:
+                self.show.say(
+                    f'step {step}: the embeddings collapse: their spread is {values["std"]:.3f} of '
+                    f'that on an even sphere (alarm below {COLLAPSED})'
+                )
         if self.skipped > experiment.max_nonfinite:
             raise TooManyNonFinite(
                 f'{self.skipped} steps up to step {step} had a non-finite loss or gradient, '
@@ -124,7 +132,7 @@ def train(
 
     Args:
         session: the experiment, ready.
-        folder: where the run is kept; if it holds a checkpoint of this experiment, it goes on there.
+        folder: where the run is kept; a checkpoint of this experiment in it is gone on from.
         measure: evaluates a state, every `evaluation.every` epochs.
         step: taken instead of the session's compiled step (for profiling).
 

@@ -7,6 +7,7 @@ else is replicated.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,42 +113,54 @@ class Placement:
         place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
         return jax.tree.map(place, shapes, self.state(shapes))
 
-    def compile_init(self, init: Callable[[], TrainState], abstract: TrainState):
+    def compile_init(self, init: Callable[[], TrainState], abstract: TrainState) -> 'Compiled':
         """`init` under jit, each array born where it lives."""
-        return self._traced(jax.jit(init, out_shardings=_shardings(abstract)))
+        return Compiled(init, self.mesh, out_shardings=_shardings(abstract))
 
-    def compile_step(self, step: Step, abstract: TrainState):
+    def compile_step(self, step: Step, abstract: TrainState) -> 'Compiled':
         """`step` under jit: state donated, batch split, metrics replicated."""
         at = _shardings(abstract)
-        return self._traced(
-            jax.jit(
-                step,
-                in_shardings=(at, self.batch),
-                out_shardings=(at, self.replicated),
-                donate_argnums=0,
-            )
+        return Compiled(
+            step,
+            self.mesh,
+            in_shardings=(at, self.batch),
+            out_shardings=(at, self.replicated),
+            donate_argnums=0,
         )
 
-    def _traced(self, compiled):
-        # Traced under the mesh: without it a kernel inside sees no mesh and falls back silently.
-        return _UnderMesh(compiled, self.mesh)
 
+class Compiled:
+    """A function under jit that is traced under its mesh, and counts how often it is traced.
 
-@dataclasses.dataclass(frozen=True)
-class _UnderMesh:
-    jitted: Callable
-    mesh: Mesh
+    Without the mesh set, a kernel inside sees none and falls back silently.
+
+    Args:
+        function: what is compiled.
+        mesh: set while it is traced and run.
+        options: of `jax.jit`.
+
+    Attributes:
+        traces: times the function was traced; more than one in a run is a recompilation.
+    """
+
+    def __init__(self, function: Callable, mesh: Mesh, **options: Any):
+        def counted(*arguments):
+            self.traces += 1
+            return function(*arguments)
+
+        self.traces = 0
+        self._mesh = mesh
+        self._jitted = jax.jit(counted, **options)
 
     def __call__(self, *arguments):
-        with jax.set_mesh(self.mesh):
-            return self.jitted(*arguments)
+        """Runs it."""
+        with jax.set_mesh(self._mesh):
+            return self._jitted(*arguments)
 
     def lower(self, *arguments):
-        with jax.set_mesh(self.mesh):
-            return self.jitted.lower(*arguments)
-
-    def compilations(self) -> int:
-        return self.jitted._cache_size()
+        """Its lowered form, for cost and memory analysis."""
+        with jax.set_mesh(self._mesh):
+            return self._jitted.lower(*arguments)
 
 
 def _shardings(abstract: Tree) -> Tree:

@@ -69,8 +69,8 @@ class Profile:
         rate = self._flops / self._seconds
         return (
             f'profile: {self._seconds * 1e3:.1f} ms a step, {self._flops / 1e9:.2f} GFLOP a device '
-            f'and step, {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of the {peak / 1e9:.1f} GFLOP/s '
-            f'of a matrix product; trace in {self.folder}'
+            f'and step, {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of the '
+            f'{peak / 1e9:.1f} GFLOP/s of a matrix product; trace in {self.folder}'
         )
 
     def peak(self, dtype: str) -> float:

@@ -1,4 +1,4 @@
-"""An experiment made ready: data opened, everything checked, functions built. Nothing has run yet."""
+"""An experiment made ready: data opened, parts checked, functions built. Nothing has run yet."""
 
 import dataclasses
 import functools

@@ -155,11 +155,22 @@ def test_init_from_a_run_an_export_and_nothing(capsys, finished, tiny, tmp_path)
     starts = {}
     for name, origin in {'run': finished, 'export': finished / 'export' / 'native'}.items():
         folder = tmp_path / f'from_{name}'
-        command = ['train', tiny, '--init_from', str(origin), '--seed', '5', '--folder', str(folder)]
+        command = [
+            'train',
+            tiny,
+            '--init_from',
+            str(origin),
+            '--seed',
+            '5',
+            '--folder',
+            str(folder),
+        ]
         assert cli.run(command) == 0
         starts[name] = metrics.read(folder)[0]['loss']
     assert starts['run'] == starts['export']
-    said = refused(capsys, 'train', tiny, '--init_from', str(tmp_path), '--folder', str(tmp_path / 'x'))
+    said = refused(
+        capsys, 'train', tiny, '--init_from', str(tmp_path), '--folder', str(tmp_path / 'x')
+    )
     assert 'neither the folder of a run' in said
     wider = ['--method.encoder.widths', '8', '--init_from', str(finished)]
     said = refused(capsys, 'train', tiny, *wider, '--folder', str(tmp_path / 'y'))
@@ -221,9 +232,26 @@ def test_a_full_disk_ends_the_run_with_a_message_and_keeps_what_was_saved(tiny, 
     folder = tmp_path / 'run'
     program = 'from ssljax.cli import main; main()'
     start = lambda limit, *more: subprocess.run(
-        ['bash', '-c', f'ulimit -f {limit}; exec "$@"', '-', sys.executable, '-c', program,
-         'train', tiny, '--folder', str(folder), '--method.encoder.widths', '64',
-         '--steps', '6', '--checkpoint.every', '2', *more],
+        [
+            'bash',
+            '-c',
+            f'ulimit -f {limit}; exec "$@"',
+            '-',
+            sys.executable,
+            '-c',
+            program,
+            'train',
+            tiny,
+            '--folder',
+            str(folder),
+            '--method.encoder.widths',
+            '64',
+            '--steps',
+            '6',
+            '--checkpoint.every',
+            '2',
+            *more,
+        ],
         env={**os.environ, 'XLA_FLAGS': '', 'JAX_COMPILATION_CACHE_DIR': ''},
         capture_output=True,
         text=True,

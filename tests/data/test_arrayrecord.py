@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from ssljax.data.picture import Picture
-from ssljax.data.pipeline import in_order
+from ssljax.data.pipeline import Stream, batches, in_order
 from ssljax.data.registry import open_source
 
 
@@ -130,6 +130,21 @@ def test_an_unreadable_record_has_no_label_and_costs_no_other(prepare):
     np.testing.assert_array_equal(open_source('tiles', 'train').labels(), expected)
 
 
+def test_a_corrupt_record_is_replaced_by_the_next(prepare, recipe):
+    builder = prepare()
+    tiles = [row['picture'][0, 0, 0] for row in builder.as_data_source('train')]
+    flip(builder, b'tile 4')
+    spoilt = tiles.index(40)
+    plan = Stream(12, 0, max_corrupt=0.1)
+    stream = batches(open_source('tiles', 'train'), dataclasses.replace(recipe, size=4), plan)
+    batch = next(stream)
+    assert stream.corrupt == (spoilt,)
+    tiles[spoilt] = tiles[(spoilt + 1) % 12]
+    np.testing.assert_array_equal(
+        batch['image'][np.argsort(batch['index']), 0, 0, 0, 0], np.array(tiles)
+    )
+
+
 def test_sets_that_cannot_be_read_say_how_to_prepare_them(prepare, tmp_path):
     with pytest.raises(ValueError, match='cifar100 is not prepared in') as error:
         open_source('cifar100', 'train')
@@ -152,8 +167,12 @@ def test_the_command_in_the_message_prepares_the_set(tmp_path, monkeypatch):
 def test_an_unknown_name_names_the_near_ones(prepare):
     with pytest.raises(ValueError, match=r"no data set 'cifr10': did you mean .*cifar10"):
         open_source('cifr10', 'train')
-    with pytest.raises(ValueError, match='fashion_mnist_10k'):
-        open_source('fashion_mnst_10k', 'train')
+    for name in ('fashion_mnst_10k', '', 'cifar10:', 'Fashion MNIST', 'a:b:c'):
+        with pytest.raises(ValueError, match=r'there is no data set .*fashion_mnist_10k'):
+            open_source(name, 'train')
+    for name in ('folder:', 'arrays:'):
+        with pytest.raises(ValueError, match=f"'{name}' names no path; expected {name}PATH"):
+            open_source(name, 'train')
 
 
 def test_unfit_features_splits_and_missing_files_are_refused(prepare):

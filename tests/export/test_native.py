@@ -19,7 +19,11 @@ META = {'step': 3, 'mean': [0.5, 0.25, 0.1], 'note': 'ä', 'nested': {'a': None}
 
 
 def fresh(module, shape):
-    return jax.jit(lambda key: module.init(key, jnp.zeros(shape), train=False))(jax.random.key(0))
+    """Random variables, in the places and types of fresh ones."""
+    key, x = jax.random.key(0), jnp.zeros(shape)
+    shapes = jax.eval_shape(lambda: module.init(key, x, train=False))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1, a.shape), a.dtype), shapes)
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ def raw_batch(recipe, n=N):
     rng = np.random.default_rng(0)
     batch = {'index': jnp.arange(n, dtype=jnp.int32), 'label': jnp.arange(n) % CLASSES}
     for name, (views, size) in recipe.views().items():
-        coarse = rng.integers(0, 256, (n, 1, 3, 3, 3)).repeat(-(-size // 3), 2).repeat(-(-size // 3), 3)
+        coarse = (
+            rng.integers(0, 256, (n, 1, 3, 3, 3)).repeat(-(-size // 3), 2).repeat(-(-size // 3), 3)
+        )
         noise = rng.integers(-20, 20, (n, views, size, size, 3))
         image = np.clip(coarse[:, :, :size, :size] + noise, 0, 255)
         batch[name] = jnp.asarray(image, jnp.uint8)
@@ -180,7 +182,9 @@ def test_learning_rate_zero_changes_no_parameter(case):
     before = jax.jit(make_init(method, recipe, transform, RUN, 0, raw))()
     step = jax.jit(make_step(method, recipe, transform, optimizer.schedule(RUN), RUN))
     after, _ = step(before, raw)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params))
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
+    )
 
 
 def test_is_a_hashable_value(case):

@@ -31,8 +31,8 @@ def test_perfect_pairs_of_orthogonal_images(temperature, want):
 
 
 def test_the_loss_is_half_of_the_reference_code():
-    # The authors' TensorFlow code returns the sum of both directions' means; equation 1 of the paper
-    # is their mean: collapsed embeddings of N pairs cost ln(2N - 1), once.
+    # The authors' TensorFlow code returns the sum of both directions' means; equation 1 of the
+    # paper is their mean: collapsed embeddings of N pairs cost ln(2N - 1), once.
     loss, _ = objective(SimCLR(temperature=0.1), jnp.ones((8, 2, 4)))
     np.testing.assert_allclose(loss, np.log(15), rtol=1e-5)
 

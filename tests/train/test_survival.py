@@ -87,8 +87,11 @@ def largest_file(checkpoint):
 
 def leaves(folder):
     _, state = load_state(RunFolder.at(str(folder)))
-    raw = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key) else leaf
+    raw = lambda leaf: (
+        jax.random.key_data(leaf)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+    )
     named = jax.tree_util.tree_leaves_with_path(jax.tree.map(raw, state))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in named}
 

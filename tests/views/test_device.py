@@ -224,10 +224,40 @@ def test_all_orders_of_the_jitter_are_equally_likely(monkeypatch):
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_blur_widths_are_uniform(monkeypatch):
-    monkeypatch.setattr(device, 'gaussian_blur', lambda image, sigma, radius: sigma + 0 * image)
-    sigmas = many(Photometric(blur=1.0), np.zeros((1, 1, 1), np.float32), 4000)[:, 0, 0, 0]
-    assert stats.kstest(sigmas, stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+@pytest.fixture
+def drawn(monkeypatch):
+    """What 10,000 views drew: the ops write their parameters into the image in place of pixels."""
+
+    def wrote(first, *values):
+        return lambda image: image.at[first : first + len(values), 0, 0].set(jnp.stack(values))
+
+    def jitter(image, factors, shift, order):
+        return wrote(0, *factors, shift, *order.astype(image.dtype))(image)
+
+    monkeypatch.setattr(device, 'jitter', jitter)
+    monkeypatch.setattr(device, 'grayscale', wrote(8, jnp.float32(1)))
+    monkeypatch.setattr(
+        device, 'gaussian_blur', lambda image, s, _: wrote(9, s, 1.0 * (s > 0))(image)
+    )
+    monkeypatch.setattr(device, 'solarize', wrote(11, jnp.float32(1)))
+    change = Photometric(0.5, 0.5, 0.5, 0.4, jitter=0.5, gray=0.5, blur=0.5, solarize=0.5)
+    return many(change, np.zeros((12, 1, 1), np.float32), 10_000)[:, :, 0, 0]
+
+
+def test_whether_an_op_applies_does_not_depend_on_the_others(drawn):
+    flags = np.stack([drawn[:, 0] > 0, *drawn[:, [8, 10, 11]].T]).astype(float)
+    assert np.abs(np.corrcoef(flags) - np.eye(4)).max() < 4.5 / np.sqrt(len(drawn))
+
+
+def test_what_an_op_draws_depends_on_nothing_else(drawn):
+    applied = drawn[(drawn[:, 0] > 0) & (drawn[:, 10] > 0)]
+    sigma_and_factors = applied[:, [9, 0, 1, 2, 3]]
+    spans = [(0.1, 1.9), (0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (-0.4, 0.8)]
+    for values, span in zip(sigma_and_factors.T, spans, strict=True):
+        assert stats.kstest(values, stats.uniform(*span).cdf).pvalue > 1e-3
+    correlations = np.corrcoef(np.delete(applied, 10, axis=1).T)
+    correlations[4:8, 4:8] = np.eye(4)  # the places of an order exclude one another
+    assert np.abs(correlations - np.eye(11)).max() < 4.5 / np.sqrt(len(applied))
 
 
 def test_switching_one_op_off_leaves_the_draws_of_the_others():

@@ -1,0 +1,136 @@
+"""The loop: what it writes, when it measures, what it compiles."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax.data.pipeline import batches
+from ssljax.evaluate.monitor import monitor
+from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
+from ssljax.methods.simclr import SimCLR
+from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.small import SmallResNet
+from ssljax.optim import LARS
+from ssljax.train import metrics
+from ssljax.train.folder import RunFolder
+from ssljax.train.initial import load_state
+from ssljax.train.loop import train
+from ssljax.train.profile import TRACED, WARM, Profile
+from ssljax.train.session import Session
+from ssljax.views.simclr import SimCLRViews
+
+EXPERIMENT = Experiment(
+    method=SimCLR(
+        SmallResNet(stem_patch=4, widths=(8,), blocks=(1,)), ProjectionHead(widths=(16, 8))
+    ),
+    recipe=SimCLRViews(size=16, blur=0.0),
+    data=Data(name='made_images', train='train[:96]', validation='validation'),
+    optimizer=LARS(learning_rate=0.3, warmup_epochs=1.0),
+    batch=32,
+    steps=12,
+    evaluation=Evaluation(every=2.0, batch=20, bank=50, k=3),
+    checkpoint=Checkpointing(every=5),
+    log_every=4,
+)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    folder = RunFolder.at(str(tmp_path_factory.mktemp('run')))
+    session = Session.open(EXPERIMENT)
+    outcome = train(session, folder, monitor(session))
+    return session, folder, outcome
+
+
+def test_runs_to_its_end_with_one_compilation(finished):
+    session, _, outcome = finished
+    assert outcome.finished and outcome.step == 12 == int(outcome.state.step)
+    assert session.step.traces == 1
+
+
+def test_lines_come_when_they_should(finished):
+    _, folder, _ = finished
+    records = metrics.read(folder.path)
+    assert [r['step'] for r in records if 'loss' in r] == [4, 8, 12]
+    assert [r['step'] for r in records if 'validation' in r] == [6, 12]
+    assert records[0]['epoch'] == pytest.approx(4 / 3)
+    # The rate at step 4 (the fourth update) of a warmup of 3 steps: past its top.
+    schedule = EXPERIMENT.optimizer.schedule(finished[0].run)
+    assert records[0]['learning_rate'] == pytest.approx(float(schedule(3)))
+    for name in ('knn_top1', 'knn_top5', 'linear_top1', 'linear_top5', 'effective_rank'):
+        assert name in records[-1]['validation']
+
+
+def test_the_last_checkpoint_is_the_outcome_and_needs_no_data(finished):
+    _, folder, outcome = finished
+    _, state = load_state(folder)
+    for a, b in zip(
+        jax.tree.leaves(outcome.state.params), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_number_of_devices_sees_the_same_data_and_loss(tmp_path, finished):
+    short = dataclasses.replace(EXPERIMENT, steps=4, log_every=1)
+    losses = {}
+    for devices in (1, 8):
+        folder = RunFolder.at(str(tmp_path / str(devices)))
+        train(Session.open(short, devices), folder)
+        losses[devices] = [r['loss'] for r in metrics.read(folder.path)]
+    np.testing.assert_allclose(losses[1], losses[8], rtol=1e-4)
+    many, one = Session.open(short, 8), Session.open(short, 1)
+    for a, b in zip(stream(many), stream(one), strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def stream(session):
+    return batches(session.source, EXPERIMENT.recipe, session.stream(), start=3, stop=5)
+
+
+def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path):
+    whole, parts = (RunFolder.at(str(tmp_path / name)) for name in ('whole', 'parts'))
+    experiment = dataclasses.replace(EXPERIMENT, steps=8, log_every=1)
+    train(Session.open(experiment, 1), whole)
+    session = Session.open(experiment, 1)
+
+    def stop_at_5(state, batch):
+        if int(state.step) == 5:
+            raise KeyboardInterrupt
+        return session.step(state, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(session, parts, step=stop_at_5)
+    train(Session.open(experiment, 8), parts)
+    losses = [[r['loss'] for r in metrics.read(f.path)] for f in (whole, parts)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_bfloat16_follows_float32(tmp_path):
+    curves = {}
+    for dtype in ('float32', 'bfloat16'):
+        encoder = dataclasses.replace(EXPERIMENT.method.encoder, dtype=dtype)
+        method = dataclasses.replace(EXPERIMENT.method, encoder=encoder)
+        experiment = dataclasses.replace(EXPERIMENT, method=method, log_every=1)
+        session = Session.open(experiment, 1)
+        outcome = train(session, RunFolder.at(str(tmp_path / dtype)))
+        leaves = jax.tree.leaves((outcome.state.params, outcome.state.method))
+        assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+        curves[dtype] = [r['loss'] for r in metrics.read(tmp_path / dtype)]
+    assert curves['bfloat16'] != curves['float32']
+    np.testing.assert_allclose(curves['bfloat16'], curves['float32'], rtol=0.03)
+
+
+def test_profile_measures_and_leaves_a_trace(tmp_path):
+    session = Session.open(EXPERIMENT, 1)
+    folder = RunFolder.at(str(tmp_path / 'run'))
+    profile = Profile(session, folder)
+    assert EXPERIMENT.steps >= WARM + TRACED
+    train(session, folder, step=profile)
+    said = profile.summary()
+    assert 'GFLOP/s of a matrix product' in said and '%' in said
+    assert list(pathlib.Path(profile.folder).rglob('*.xplane.pb'))
