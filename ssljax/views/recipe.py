@@ -31,9 +31,10 @@ class Recipe:
             SimCLR code does.
         std: divides after that, one number or one per channel.
         interpolation: kernel with which windows are resized.
-        antialias: a window this many times `size` or more is low-pass filtered while it shrinks,
-            which takes three to four times as long; 1 filters always, as torchvision does. Photos
-            of ImageNet's size stay below 2, where the SimCLR code does not filter either.
+        antialias: a window whose longer side is this many times `size` or more is low-pass filtered
+            while it shrinks, which takes four times as long (bilinear: eight). 1 filters always, as
+            torchvision does. With 2, large photographs do not alias, and most windows of ImageNet
+            are only sampled, as all are in the SimCLR code.
         evaluation_crop: side of the central square kept for evaluation, as a share of the picture's
             shorter side, in (0, 1]. The paper has 0.875 for ImageNet and 1 for CIFAR-10.
     """

@@ -13,10 +13,10 @@ from ssljax.views.recipe import Recipe
 class SimCLRViews(Recipe):
     """Random resized crop, flip, colour jitter, grey, blur: each view drawn on its own.
 
-    ImageNet has the defaults; CIFAR-10 `strength=0.5, blur=0.0, evaluation_crop=1.0`. Images that
-    are not RGB need `saturation=0.0, hue=0.0, gray=0.0`. As the second version of the paper's code
-    (and torchvision) have it, brightness multiplies; the blur mirrors the image at its edges, where
-    that code pads with zeros and so darkens them.
+    ImageNet has the defaults; CIFAR-10 `size=32, strength=0.5, blur=0.0, evaluation_crop=1.0`.
+    Images that are not RGB need `saturation=0.0, hue=0.0, gray=0.0` and their own `mean` and `std`.
+    Brightness multiplies, as in torchvision and the second version of the paper's code; the blur
+    mirrors the image at its edges, where that code pads with zeros and so darkens them.
 
     Attributes:
         count: number of views.

@@ -1,0 +1,45 @@
+"""What the README tells people to type, works."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+import tyro
+
+from ssljax import cli
+from ssljax.commands.train import resolve
+from ssljax.experiment import Experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+BLOCKS = '\n'.join(re.findall(r'```sh\n(.*?)```', README, re.DOTALL)).replace('\\\n', ' ')
+COMMANDS = [words for line in BLOCKS.splitlines() if (words := shlex.split(line, comments=True))]
+TRAIN = [words[2:] for words in COMMANDS if words[:2] == ['ssljax', 'train']]
+OTHERS = [words[1:] for words in COMMANDS if words[0] == 'ssljax' and words[1] != 'train']
+
+
+@pytest.mark.parametrize('words', TRAIN, ids=' '.join)
+def test_training_commands_resolve(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options, changes = tyro.cli(cli.Train, args=words, return_unknown_args=True)
+    experiment, folder = resolve(options, changes)
+    assert isinstance(experiment, Experiment) and folder.startswith('runs/')
+    assert changes == [] or experiment != resolve(options, [])[0]
+
+
+@pytest.mark.parametrize('words', OTHERS, ids=' '.join)
+def test_other_commands_parse(words):
+    command = {'evaluate': cli.Evaluate, 'export': cli.Export, 'report': cli.Report}[words[0]]
+    assert tyro.cli(command, args=words[1:]).run.startswith('runs/')
+
+
+def test_the_scripts_it_names_are_there_and_can_be_run():
+    for words in COMMANDS:
+        if words[0].startswith('launch/'):
+            assert (ROOT / words[0]).stat().st_mode & 0o111
+
+
+def test_every_experiment_is_listed():
+    for path in ROOT.glob('experiments/*.py'):
+        assert f'`{path.name}`' in README
