@@ -24,6 +24,7 @@ from ssljax.commands.train import load
 from ssljax.core import Signature
 from ssljax.nets.heads import ProjectionHead
 from ssljax.nets.resnet import ResNet
+from ssljax.train.allocator import keep_freed_memory
 from ssljax.train.session import Session, batch_shapes
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,7 +145,12 @@ def main() -> int:
     parser.add_argument('case', nargs='?', choices=('quickstart', 'resnet18'), default='quickstart')
     parser.add_argument('--torch', action='store_true', help='PyTorch too (resnet18 only)')
     parser.add_argument('--repetitions', type=int, default=None, help='timed runs of each')
+    parser.add_argument(
+        '--plain-allocator', action='store_true', help="with glibc's allocator as it comes"
+    )
     options = parser.parse_args()
+    if not options.plain_allocator:
+        keep_freed_memory()  # as `ssljax train` does
     if options.torch and options.case != 'resnet18':
         parser.error('--torch compares resnet18 only')
     session = session_of(options.case)

@@ -5,6 +5,7 @@ import json
 
 import jax
 from rich.console import Console
+from rich.table import Table
 
 from ssljax.cli import Evaluate
 from ssljax.core import Embed
@@ -31,8 +32,23 @@ def main(options: Evaluate) -> int:
         half = folder.evaluation.with_suffix('.tmp')
         half.write_text(json.dumps(known, indent=1))
         half.replace(folder.evaluation)
-    console.print(known['display']['markdown'], highlight=False, markup=False, soft_wrap=True)
+    _show(console, known['display'])
     return 0
+
+
+def _show(console: Console, display: dict) -> None:
+    """A drawn table for a person, Markdown for a file."""
+    if not console.is_terminal:
+        console.print(display['markdown'], highlight=False, markup=False, soft_wrap=True)
+        return
+    drawn = Table(caption=display['note'], caption_justify='left')
+    for i, name in enumerate(display['header']):
+        drawn.add_column(name, justify='right' if i else 'left')
+    for cells in display['rows']:
+        drawn.add_row(*cells)
+    console.print(drawn)
+    for line in display['more']:
+        console.print(line, highlight=False)
 
 
 def _known(folder: RunFolder) -> dict | None:
@@ -61,12 +77,15 @@ def _answer(session: Session, state, options: Evaluate) -> dict:
             'rows': [row.cells() for row in found.rows],
             'note': found.caption(),
             'markdown': found.markdown(),
+            'more': [],
         },
     }
     if options.sgd:
         answer['sgd'] = {name: _sgd(splits) for name, splits in rows.items()}
         lines = [f'{name}: {100 * a["top1"]:.1f}' for name, a in answer['sgd'].items()]
-        answer['display']['markdown'] += '\nLinear probe by SGD, top-1: ' + '; '.join(lines) + '\n'
+        line = 'Linear probe by SGD, top-1: ' + '; '.join(lines)
+        answer['display']['more'].append(line)
+        answer['display']['markdown'] += f'\n{line}\n'
     return answer
 
 
