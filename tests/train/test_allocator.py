@@ -10,7 +10,8 @@ if sys.argv[1] == 'kept' and not keep_freed_memory():
     sys.exit('no glibc')
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-libc.malloc.argtypes, libc.memset.argtypes = [ctypes.c_size_t], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 for _ in range(20):
     block = libc.malloc(2**26)
     libc.memset(block, 1, 2**26)
