@@ -4,21 +4,23 @@
 
 At 224 px: SimCLR's host half (random resized crop, flip) through `ssljax.data.pipeline` on 500 x
 375 JPEGs cut from scikit-learn's sample images, against the same parallel map with nothing but
-decode-and-crop and the same resize, its windows drawn beforehand. Goal: at least 85% of its rate.
-The pipeline decodes an image once for both views, so it is also set against a bare map that does.
-All take turns in one run. `per cpu-s` is images by second of processor time, which other work on
-the machine disturbs less than the rate. Where torchvision is installed, the same recipe runs in
-PyTorch's `DataLoader`.
+decode-and-crop and the same resize, its windows drawn beforehand. Goal: at least 85% of its rate,
+the median over repetitions of the ratio by the clock. The pipeline decodes an image once for both
+views, so it is also set against a bare map that does. These take turns in one run. `per cpu-s` is
+images by second of processor time, which other work on the machine disturbs less than the rate.
+Where torchvision is installed, the same recipe runs in PyTorch's `DataLoader`, afterwards: its
+worker processes go on while others have their turn, and what they spend is not counted here, so
+that it has a rate by the clock alone.
 """
 
 import argparse
 import importlib.util
 import pathlib
-import platform
 import tempfile
 import time
 
 import numpy as np
+from provenance import header
 
 from ssljax.data.graph import cores, tensorflow
 from ssljax.data.pipeline import Stream, batches
@@ -27,6 +29,7 @@ from ssljax.views import host
 from ssljax.views.simclr import SimCLRViews
 
 FILES, BATCH, SIZE = 512, 64, 224
+BARE, GOAL = 'bare decode-and-crop', 0.85
 
 
 def main():
@@ -34,22 +37,21 @@ def main():
     parser.add_argument('--repetitions', type=int, default=7)
     parser.add_argument('--batches', type=int, default=10, help='batches a repetition')
     options = parser.parse_args()
-    print(f'{platform.processor() or platform.machine()}, {cores()} cores')
+    print(header())
     with tempfile.TemporaryDirectory() as folder:
         write_photos(pathlib.Path(folder))
         print(f'\n{SIZE} px, two views, 500 x 375 JPEGs, batch {BATCH}')
         rates = measure(
             {
-                'bare decode-and-crop': bare(folder, once=False),
+                BARE: bare(folder, once=False),
                 'bare decode once, slice': bare(folder, once=True),
                 'ssljax': ours(f'folder:{folder}', SimCLRViews(size=SIZE)),
-                **torch_loader(folder),
             },
             options,
         )
+        rates |= measure(torch_loader(folder), options, processes=True)
         for other in [name for name in rates if name != 'ssljax']:
-            ratio = np.median(rates['ssljax'] / rates[other], 0)
-            print(f'ssljax / {other}: {ratio[0]:.2f} by the clock, {ratio[1]:.2f} by cpu time')
+            print(f'ssljax / {other}: {compare(rates["ssljax"], rates[other], other == BARE)}')
     for name, size, view in small_sets():
         print(f'\n{name}, {size} px, two views, batch {BATCH * 4}')
         measure({'ssljax': ours(name, view, BATCH * 4)}, options)
@@ -144,8 +146,22 @@ def small_sets():
     yield 'cifar10', 32, SimCLRViews(size=32, strength=0.5, blur=0.0)
 
 
-def measure(streams, options):
-    """Rates of each, [repetitions, 2]: images by second, and by second of processor time."""
+def compare(ours, theirs, has_goal):
+    """The ratios in words, and whether the goal is met where there is one."""
+    clock, cpu = np.median(ours / theirs, 0)
+    said = f'{clock:.2f} by the clock'
+    if np.isfinite(cpu):
+        said += f', {cpu:.2f} by cpu time'
+    if has_goal:
+        said += f' (goal: at least {GOAL}: {"met" if clock >= GOAL else "MISSED"})'
+    return said
+
+
+def measure(streams, options, processes=False):
+    """Rates of each, [repetitions, 2]: images by second, and by second of processor time.
+
+    The latter is not a number where `processes` other than this one do the work.
+    """
     rates = {name: [] for name in streams}
     for stream in streams.values():
         drain(stream, 4)
@@ -155,11 +171,12 @@ def measure(streams, options):
             clock, cpu = time.perf_counter(), time.process_time()
             images = drain(stream, options.batches)
             spent = time.perf_counter() - clock, time.process_time() - cpu
-            rates[name].append([images / spent[0], images / spent[1]])
+            rates[name].append([images / spent[0], np.nan if processes else images / spent[1]])
     rates = {name: np.array(rate) for name, rate in rates.items()}
     for name, rate in rates.items():
         by_clock, by_cpu = np.median(rate, 0)
-        print(f'{name:24} {by_clock:7.0f} images/s {by_cpu:7.0f} per cpu-s')
+        by_cpu = '' if processes else f' {by_cpu:7.0f} per cpu-s'
+        print(f'{name:24} {by_clock:7.0f} images/s{by_cpu}')
     return rates
 
 

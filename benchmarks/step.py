@@ -11,6 +11,7 @@ skipping of non-finite updates and metrics. Target: at most 1.10 times the bare 
 import argparse
 import dataclasses
 import pathlib
+import resource
 import statistics
 import sys
 import time
@@ -22,27 +23,19 @@ from provenance import header
 
 from ssljax.commands.train import load
 from ssljax.core import Signature
-from ssljax.nets.heads import ProjectionHead
-from ssljax.nets.resnet import ResNet
-from ssljax.train.allocator import keep_freed_memory
 from ssljax.train.session import Session, batch_shapes
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def session_of(case: str) -> Session:
+def session_of(case: str, batch: int) -> Session:
     if case == 'quickstart':
         experiment = load(str(ROOT / 'experiments' / 'simclr_fashion_mnist.py'))
         channels, examples = 1, 7_000
     else:
         experiment = load(str(ROOT / 'experiments' / 'simclr_cifar10.py'))
-        method = dataclasses.replace(
-            experiment.method,
-            encoder=ResNet(depth=18, stem='cifar'),
-            head=ProjectionHead(widths=(512, 128)),
-        )
-        experiment = dataclasses.replace(experiment, method=method, batch=256)
         channels, examples = 3, 45_000
+    experiment = dataclasses.replace(experiment, batch=batch)
     views = tuple(experiment.recipe.views().items())
     return Session.without_data(experiment, Signature(views, channels, 10, examples))
 
@@ -127,15 +120,20 @@ def torch_passes(images: int):
     return run
 
 
-def seconds(variants: dict, repetitions: int) -> dict[str, float]:
-    """Median time of each, taking turns so that a busy moment hits all alike."""
-    times = {name: [] for name in variants}
+def measured(variants: dict, repetitions: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds and page faults of each, taking turns: a busy moment hits all alike."""
+    times, faults = ({name: [] for name in variants} for _ in range(2))
     for _ in range(repetitions + 1):
         for name, run in variants.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             began = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+            faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return tuple(
+        {name: statistics.median(taken[1:]) for name, taken in table.items()}
+        for table in (times, faults)
+    )
 
 
 def main() -> int:
@@ -145,24 +143,23 @@ def main() -> int:
     parser.add_argument('case', nargs='?', choices=('quickstart', 'resnet18'), default='quickstart')
     parser.add_argument('--torch', action='store_true', help='PyTorch too (resnet18 only)')
     parser.add_argument('--repetitions', type=int, default=None, help='timed runs of each')
-    parser.add_argument(
-        '--plain-allocator', action='store_true', help="with glibc's allocator as it comes"
-    )
+    parser.add_argument('--batch', type=int, default=256, help='images a step')
     options = parser.parse_args()
-    if not options.plain_allocator:
-        keep_freed_memory()  # as `ssljax train` does
     if options.torch and options.case != 'resnet18':
         parser.error('--torch compares resnet18 only')
-    session = session_of(options.case)
+    session = session_of(options.case, options.batch)
     variants = {'step': whole_step(session), 'bare': bare_passes(session)}
     if options.torch:
         variants['torch'] = torch_passes(2 * session.run.batch)
     repetitions = options.repetitions or (20 if options.case == 'quickstart' else 3)
     print(header())
     print(f'{options.case}: batch {session.run.batch}, median of {repetitions} interleaved runs')
-    taken = seconds(variants, repetitions)
+    taken, faults = measured(variants, repetitions)
     for name, value in taken.items():
-        print(f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s')
+        print(
+            f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s, '
+            f'{faults[name]:,.0f} page faults'
+        )
     ratio = taken['step'] / taken['bare']
     print(f'step / bare: {ratio:.2f} (target at most 1.10: {"met" if ratio <= 1.1 else "MISSED"})')
     print(f'times the step was traced: {session.step.traces}')

@@ -61,11 +61,17 @@ class Evaluate:
     run: Positional[str]
     """The folder of a run."""
     data: str | None = None
-    """Evaluate on another data set with the same splits (default: the run's)."""
+    """Evaluate on another data set (default: the run's)."""
+    train: str | None = None
+    """Split that probes are fitted to and neighbours taken from (default: the run's)."""
+    validation: str | None = None
+    """Split that the k of kNN is chosen on (default: the run's)."""
+    test: str | None = None
+    """Split that is scored (default: the run's)."""
     layer: str = 'pool'
     """Layer of the encoder."""
-    sgd: bool = False
-    """Also the papers' linear probe: SGD on frozen features."""
+    sgd: Literal['none', 'simclr', 'byol', 'moco'] = 'none'
+    """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike."""
     batch: int = 256
     """Images a batch."""
 
@@ -152,7 +158,8 @@ def run(arguments: list[str]) -> int:
         if os.environ.get('SSLJAX_TRACEBACK') or not _explains_itself(error):
             raise
         print(f'ssljax: {error}', file=sys.stderr)
-        return getattr(error, 'exit_code', EXIT_USAGE)
+        usage = EXIT_FAILED if isinstance(error, OSError) else EXIT_USAGE
+        return getattr(error, 'exit_code', usage)
 
 
 def _explains_itself(error: Exception) -> bool:

@@ -3,10 +3,8 @@
 import dataclasses
 
 from ssljax.core import Method, Run
-from ssljax.methods.simclr import SimCLR
-from ssljax.optim import LARS, Optimizer
+from ssljax.optim import Optimizer
 from ssljax.views.recipe import Recipe
-from ssljax.views.simclr import SimCLRViews
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +62,15 @@ class Checkpointing:
     keep_best: int = 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A run, completely: the same experiment gives the same bits on the same devices.
 
     Attributes:
         method: what is learned.
         recipe: the views it is learned from.
-        data: the images.
         optimizer: how it is learned.
+        data: the images.
         batch: global batch size, in images.
         epochs: passes over the training images; give these or `steps`.
         steps: optimizer steps; give these or `epochs`.
@@ -82,13 +80,13 @@ class Experiment:
         log_every: steps between lines of `metrics.jsonl`.
         max_nonfinite: steps with a non-finite loss or gradient that are skipped; one more stops.
         init_from: a run's folder or an exported encoder to take the weights from.
-        seed: of everything random.
+        seed: of everything random, in [0, 2**32).
     """
 
-    method: Method = dataclasses.field(default_factory=SimCLR)
-    recipe: Recipe = dataclasses.field(default_factory=SimCLRViews)
+    method: Method
+    recipe: Recipe
+    optimizer: Optimizer
     data: Data = dataclasses.field(default_factory=Data)
-    optimizer: Optimizer = dataclasses.field(default_factory=LARS)
     batch: int = 256
     epochs: float | None = None
     steps: int | None = None
@@ -106,8 +104,23 @@ class Experiment:
         Raises:
             ValueError: if the batch does not fit the data set or the length is not given once.
         """
-        if self.batch < 1:
-            raise ValueError(f'batch is {self.batch}; it must be at least 1')
+        for name, value in {
+            'batch': self.batch,
+            'log_every': self.log_every,
+            'checkpoint.every': self.checkpoint.every,
+            'checkpoint.keep_last': self.checkpoint.keep_last,
+            'evaluation.batch': self.evaluation.batch,
+            'evaluation.k': self.evaluation.k,
+        }.items():
+            if value < 1:
+                raise ValueError(f'{name} is {value}; it must be at least 1')
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f'seed is {self.seed}; it must be in [0, 2**32)')
+        if self.data.validation is not None and self.data.validation == self.data.test:
+            raise ValueError(
+                f'validation and test are both {self.data.test!r}; what is chosen while training '
+                'must not be chosen on test: set --data.validation to a part of the training split'
+            )
         if self.batch > examples:
             raise ValueError(
                 f'a batch of {self.batch} is larger than the data set of {examples} images; '
@@ -132,7 +145,7 @@ class Experiment:
         small = shrink(self)
         return dataclasses.replace(
             small,
-            data=dataclasses.replace(self.data, name='made_images', train='train[:64]'),
+            data=Data(name='made_images', train='train[:64]'),
             evaluation=dataclasses.replace(self.evaluation, every=1.0, batch=16, k=5),
             checkpoint=dataclasses.replace(self.checkpoint, every=2),
             batch=16,

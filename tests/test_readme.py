@@ -34,6 +34,11 @@ def test_other_commands_parse(words):
     assert tyro.cli(command, args=words[1:]).run.startswith('runs/')
 
 
+def test_nothing_is_left_to_fill_in():
+    for text in (README, (ROOT / 'benchmarks' / 'README.md').read_text()):
+        assert '@@' not in text
+
+
 def test_the_scripts_it_names_are_there_and_can_be_run():
     for words in COMMANDS:
         if words[0].startswith('launch/'):

@@ -5,19 +5,32 @@ import json
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
 from ssljax.cli import Evaluate
-from ssljax.core import Embed
+from ssljax.core import Embed, TrainState
 from ssljax.data.pipeline import in_order
 from ssljax.data.registry import open_source
+from ssljax.data.sources import Source
 from ssljax.evaluate.embed import jitted
-from ssljax.evaluate.features import Features, extract, pixels
-from ssljax.evaluate.sgd import SGDProbe
-from ssljax.evaluate.table import Splits, table
+from ssljax.evaluate.features import extract, pixels
+from ssljax.evaluate.linear import LogisticProbe
+from ssljax.evaluate.online import spread
+from ssljax.evaluate.sgd import BYOL, MOCO, SIMCLR, SGDProbe
+from ssljax.evaluate.table import Display, Splits, table
+from ssljax.experiment import Data
 from ssljax.train.folder import RunFolder
 from ssljax.train.initial import load_state
 from ssljax.train.session import Session
+
+PRESETS = {'simclr': SIMCLR, 'byol': BYOL, 'moco': MOCO}
+"""The SGD probes by the name `--sgd` takes."""
+
+MOST_PIXELS = 2**30
+"""Numbers in all images together (4 GiB in float32) beyond which raw pixels have no row."""
+
+MOST_SCORES = 2**28
+"""Training examples x classes x folds beyond which the linear probe is not fitted: its solver holds
+several arrays of that many numbers, 1 GiB each."""
 
 
 def main(options: Evaluate) -> int:
@@ -32,23 +45,12 @@ def main(options: Evaluate) -> int:
         half = folder.evaluation.with_suffix('.tmp')
         half.write_text(json.dumps(known, indent=1))
         half.replace(folder.evaluation)
-    _show(console, known['display'])
+    display = Display(**known['display'])
+    if console.is_terminal:
+        console.print(display)
+    else:
+        console.print(display.markdown(), highlight=False, markup=False, soft_wrap=True)
     return 0
-
-
-def _show(console: Console, display: dict) -> None:
-    """A drawn table for a person, Markdown for a file."""
-    if not console.is_terminal:
-        console.print(display['markdown'], highlight=False, markup=False, soft_wrap=True)
-        return
-    drawn = Table(caption=display['note'], caption_justify='left')
-    for i, name in enumerate(display['header']):
-        drawn.add_column(name, justify='right' if i else 'left')
-    for cells in display['rows']:
-        drawn.add_row(*cells)
-    console.print(drawn)
-    for line in display['more']:
-        console.print(line, highlight=False)
 
 
 def _known(folder: RunFolder) -> dict | None:
@@ -56,51 +58,99 @@ def _known(folder: RunFolder) -> dict | None:
     return json.loads(folder.evaluation.read_text()) if folder.evaluation.exists() else None
 
 
-def _answer(session: Session, state, options: Evaluate) -> dict:
+def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
     experiment = session.experiment
-    method, recipe = experiment.method, experiment.recipe
-    fresh = session.fresh()
-    weights = lambda s: jitted(method, recipe, s.params, s.method, options.layer)
-    encoders = {
-        f'{type(method).__name__}, {int(state.step) / session.run.steps_per_epoch:.0f} epochs': (
-            weights(state)
-        ),
-        'the same at random': weights(fresh),
-        'raw pixels': jax.jit(pixels),
-    }
-    rows = {name: _features(session, embed, options) for name, embed in encoders.items()}
+    sources = _sources(experiment.data, options)
+    _check_memory(sources[0])
+    encoders, more = _encoders(session, state, options.layer), []
+    numbers = sum(s.examples for s in sources) * experiment.recipe.size**2 * sources[0].channels
+    if numbers <= MOST_PIXELS:
+        encoders['raw pixels'] = jax.jit(pixels)
+    else:
+        more.append(
+            f'Raw pixels are left out: {numbers:.1e} numbers, more than the {MOST_PIXELS:.1e} that '
+            'are held in memory.'
+        )
+
+    def embedded(embed: Embed) -> Splits:
+        recipe, share = experiment.recipe, experiment.data.max_corrupt
+        return tuple(extract(embed, in_order(s, recipe, options.batch, share)) for s in sources)
+
+    rows = {name: embedded(embed) for name, embed in encoders.items()}
     found = table(rows)
     answer = {
         'table': found.as_dict(),
-        'display': {
-            'header': found.header(),
-            'rows': [row.cells() for row in found.rows],
-            'note': found.caption(),
-            'markdown': found.markdown(),
-            'more': [],
-        },
+        'collapse': {name: spread(validation) for name, (_, validation, _) in rows.items()},
     }
-    if options.sgd:
-        answer['sgd'] = {name: _sgd(splits) for name, splits in rows.items()}
-        lines = [f'{name}: {100 * a["top1"]:.1f}' for name, a in answer['sgd'].items()]
-        line = 'Linear probe by SGD, top-1: ' + '; '.join(lines)
-        answer['display']['more'].append(line)
-        answer['display']['markdown'] += f'\n{line}\n'
-    return answer
+    if options.sgd != 'none':
+        probe = PRESETS[options.sgd]
+        answer['sgd'] = {
+            'probe': dataclasses.asdict(probe),
+            'rows': {name: _sgd(probe, splits) for name, splits in rows.items()},
+        }
+        scores = [f'{name} {100 * a["top1"]:.1f}' for name, a in answer['sgd']['rows'].items()]
+        more.append(f'Linear probe by SGD ({options.sgd} preset), top-1: {"; ".join(scores)}.')
+    display = dataclasses.replace(found.display(), more=tuple(more))
+    return {**answer, 'display': dataclasses.asdict(display)}
 
 
-def _features(session: Session, embed: Embed, options: Evaluate) -> Splits:
-    data = session.experiment.data
+def _encoders(session: Session, state: TrainState, layer: str) -> dict[str, Embed]:
+    """The run's encoder and its random twin, by the names of their rows."""
+    method, recipe = session.experiment.method, session.experiment.recipe
+    epochs = int(state.step) / session.run.steps_per_epoch
+    weights = lambda s: jitted(method, recipe, s.params, s.method, layer)
+    return {
+        f'{type(method).__name__}, {epochs:.0f} epochs': weights(state),
+        'the same at random': weights(session.fresh()),
+    }
+
+
+def _sources(data: Data, options: Evaluate) -> tuple[Source, Source, Source]:
+    """Train, validation and test.
+
+    Raises:
+        ValueError: a split is missing, serves twice, or has no labels.
+    """
+    splits = {p: getattr(options, p) or getattr(data, p) for p in ('train', 'validation', 'test')}
+    if splits['validation'] is None:
+        raise ValueError(
+            'the run has no validation split, which the k of kNN is chosen on; set --validation, '
+            "and --train so that they share nothing: --train 'train[:90%]' --validation "
+            "'train[90%:]'"
+        )
+    for one, other, why in (
+        ('validation', 'test', 'k would be chosen on test'),
+        ('train', 'test', 'the probes would be scored on what they are fitted to'),
+        ('train', 'validation', 'every image would be its own neighbour when k is chosen'),
+    ):
+        if splits[one] == splits[other]:
+            raise ValueError(
+                f'{one} and {other} are both {splits[one]!r}, so that {why}; set --{one} to a '
+                'split that shares nothing with it'
+            )
     name = options.data or data.name
+    sources = tuple(open_source(name, split) for split in splits.values())
+    for source in sources:
+        if source.class_names is None:
+            raise ValueError(
+                f'{source.name} has no labels, which probes and kNN are scored by; name data with '
+                'labels by --data, or look at `ssljax report`, which needs none'
+            )
+    return sources
 
-    def of(split: str) -> Features:
-        source = open_source(name, split)
-        return extract(embed, in_order(source, session.experiment.recipe, options.batch))
 
-    return of(data.train), of(data.validation), of(data.test)
+def _check_memory(train: Source) -> None:
+    classes, folds = len(train.class_names), LogisticProbe().folds
+    scores = train.examples * classes * folds
+    if scores > MOST_SCORES:
+        raise ValueError(
+            f'the linear probe would hold {train.examples:,} examples x {classes:,} classes x '
+            f'{folds} folds at once, more than {MOST_SCORES:,} numbers; fit it to a part of the '
+            f'training images, at most {MOST_SCORES // (classes * folds):,} of them: --train'
+        )
 
 
-def _sgd(splits: Splits) -> dict[str, float]:
+def _sgd(probe: SGDProbe, splits: Splits) -> dict[str, float]:
     train, _, test = splits
-    classifier, _ = SGDProbe().fit(train)
+    classifier, _ = probe.fit(train)
     return dataclasses.asdict(classifier.accuracy(test))

@@ -9,12 +9,10 @@ from etils import epath
 from ssljax import overrides
 from ssljax.cli import Train
 from ssljax.experiment import Experiment
-from ssljax.train.allocator import keep_freed_memory
 
 
 def main(options: Train, changes: list[str]) -> int:
     """Trains; returns the exit code."""
-    keep_freed_memory()
     experiment, folder = resolve(options, changes)
 
     from ssljax.evaluate.monitor import monitor

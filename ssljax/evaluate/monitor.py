@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssljax.core import TrainState
 from ssljax.data.pipeline import in_order
@@ -20,8 +21,8 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     """A function that measures a state, or None if the experiment asks for no evaluation.
 
     The neighbours and the probe are taken from training images, spread evenly; they are scored on
-    validation images. Test is not opened. Where the features look
-    collapsed, `alarms` says so in words.
+    validation images. Test is not opened. Where the features look collapsed, `alarms` says so in
+    words.
 
     Raises:
         ValueError: if the validation split cannot be opened.
@@ -45,10 +46,15 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     devices = session.placement.mesh.size
     size = -(-asked.batch // devices) * devices
 
+    def place(images: np.ndarray) -> jax.Array:
+        # Every process reads every image, and hands over the rows that its devices hold.
+        at = session.placement.batch
+        return jax.make_array_from_callback(images.shape, at, lambda rows: images[rows])
+
     def features(state: TrainState, source: Source) -> Features:
         return extract(
-            lambda images: embed(state.params, state.method, images),
-            in_order(source, experiment.recipe, size),
+            lambda images: embed(state.params, state.method, place(images)),
+            in_order(source, experiment.recipe, size, data.max_corrupt),
         )
 
     def measure(state: TrainState) -> dict[str, Any]:

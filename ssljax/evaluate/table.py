@@ -5,7 +5,7 @@ k on validation, the same few labels. Test labels are read once, to score what h
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +71,38 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Display:
+    """What a table shows, as text: `rich.print(display)` on a terminal, `markdown()` in a file.
+
+    Attributes:
+        header: names of the columns, the encoder's first.
+        rows: a cell per column.
+        note: what the numbers are.
+        more: further lines below.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+    more: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """In Markdown, the note below."""
+        ruler = ('---', *('---:' for _ in self.header[1:]))
+        lines = ['| ' + ' | '.join(cells) + ' |' for cells in (self.header, ruler, *self.rows)]
+        return '\n\n'.join(('\n'.join(lines), self.note, *self.more)) + '\n'
+
+    def __rich__(self) -> RichTable:
+        """For a terminal."""
+        drawn = RichTable(caption='\n'.join((self.note, *self.more)), caption_justify='left')
+        for i, name in enumerate(self.header):
+            drawn.add_column(name, justify='right' if i else 'left')
+        for cells in self.rows:
+            drawn.add_row(*cells)
+        return drawn
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows that may be compared. `rich.print(table)`, `table.markdown()`, `table.as_dict()`.
 
@@ -102,20 +134,17 @@ class Table:
             f'labels given, k on {validation:,} validation images.'
         )
 
+    def display(self) -> Display:
+        """The table as text, which can be kept and shown again."""
+        return Display(self.header(), tuple(row.cells() for row in self.rows), self.caption())
+
     def markdown(self) -> str:
         """The table in Markdown, the caption below."""
-        lines = [self.header(), ('---', '---:', '---:', '---:'), *(r.cells() for r in self.rows)]
-        table = '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
-        return f'{table}\n\n{self.caption()}\n'
+        return self.display().markdown()
 
-    def __rich__(self) -> RichTable:
+    def __rich__(self) -> Display:
         """The table for a terminal."""
-        table = RichTable(caption=self.caption())
-        for i, name in enumerate(self.header()):
-            table.add_column(name, justify='right' if i else 'left')
-        for row in self.rows:
-            table.add_row(*row.cells())
-        return table
+        return self.display()
 
     def as_dict(self) -> dict:
         """Everything, for JSON: shares in [0, 1], counts, and what was chosen."""

@@ -77,6 +77,11 @@ class Supervised(Method):
             'batch_stats': state['stats']['encoder'],
         }
 
+    def smoke(self) -> 'Supervised':
+        """The same method with a small encoder, for the four classes of `made_images`."""
+        encoder = self.encoder.smoke() if hasattr(self.encoder, 'smoke') else self.encoder
+        return dataclasses.replace(self, encoder=encoder, classes=4)
+
     @property
     def _head(self) -> Classifier:
         return Classifier(self.classes)

@@ -80,6 +80,11 @@ class ProjectionHead(nn.Module):
             x = x if last else nn.relu(x)
         return at_least_float32(x)
 
+    @nn.nowrap
+    def smoke(self) -> 'ProjectionHead':
+        """The same head with narrow layers."""
+        return self.clone(widths=tuple(min(width, 32) for width in self.widths))
+
 
 class Classifier(nn.Module):
     """A linear classifier on features, in float32.

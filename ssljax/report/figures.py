@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 INK, ACCENT, SECOND = '#1f2937', '#2563eb', '#d97706'
+FEW = 8
+"""Points up to which a curve shows each: a line through one point is nothing."""
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Loss, learning rate, spread of embeddings and validation scores against the epoch.
+    """Loss, learning rate, spread of embeddings, validation scores and gradient norm by epoch.
 
     Args:
         records: lines of `metrics.jsonl`.
@@ -28,6 +30,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
     ]
     panels = [
         ('loss', [('loss', steps, 'loss')]),
+        ('learning rate', [('learning rate', steps, 'learning_rate')]),
         ('embedding', [('std x sqrt(d)', steps, 'std'), ('agreement', steps, 'agreement')]),
         (
             'validation top-1',
@@ -46,7 +49,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
             points = [(r['epoch'], float(r[key])) for r in rows if key in r]
             if points:
                 x, y = np.array(points).T
-                axis.plot(x, y, color=colour, label=label, linewidth=1.6)
+                marker = 'o' if len(points) <= FEW else None
+                axis.plot(x, y, color=colour, label=label, linewidth=1.6, marker=marker)
         axis.set_title(title, fontsize=10, color=INK)
         axis.set_xlabel('epoch', fontsize=8)
         axis.tick_params(labelsize=8)
@@ -76,7 +80,7 @@ def embedding_map(
     if labels is None:
         axis.scatter(*at.T, s=6, color=ACCENT)
     else:
-        for k in np.unique(labels):
+        for k in np.unique(labels).tolist():
             name = str(k) if names is None else names[k]
             axis.scatter(*at[labels == k].T, s=6, label=name, color=_colour(k))
         if len(np.unique(labels)) <= 20:

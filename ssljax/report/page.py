@@ -59,26 +59,32 @@ def _subtitle(session: Session, state: TrainState, record: dict[str, Any]) -> st
     experiment, run = session.experiment, session.run
     module, variables = experiment.method.product(state.params, state.method)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    stand_in = '' if experiment.data.validation else ' · training images stand in for validation'
     return (
         f'{type(experiment.method).__name__} · {type(module).__name__} of {count:,} parameters · '
         f'{experiment.data.name} ({run.examples:,} images of {session.data.channels} channels) · '
         f'batch {run.batch} · step {int(state.step):,} of {run.steps:,} '
         f'({int(state.step) / run.steps_per_epoch:.1f} epochs) · {record["devices"]} · '
-        f'commit {record["commit"]}'
+        f'commit {record["commit"]}{stand_in}'
     )
 
 
 def _table(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.evaluation.exists():
         return None
-    return json.loads(folder.evaluation.read_text())['display']
+    display = json.loads(folder.evaluation.read_text())['display']
+    return {**display, 'note': ' '.join((display['note'], *display['more']))}
 
 
 def _views(session: Session) -> str:
     """The first batch through both halves of the recipe."""
     experiment = session.experiment
     source = open_source(experiment.data.name, experiment.data.train)
-    stream = Stream(batch=min(SHOWN_VIEWS, source.examples), seed=experiment.seed)
+    stream = Stream(
+        batch=min(SHOWN_VIEWS, source.examples),
+        seed=experiment.seed,
+        max_corrupt=experiment.data.max_corrupt,
+    )
     batch = next(iter(batches(source, experiment.recipe, stream, start=0, stop=1)))
     keyed = with_keys({k: jax.numpy.asarray(v) for k, v in batch.items()}, jax.random.key(0))
     sheet = contact_sheet(jax.jit(experiment.recipe.on_device)(keyed), experiment.recipe)
@@ -86,30 +92,26 @@ def _views(session: Session) -> str:
 
 
 def _looks(session: Session, state: TrainState) -> dict[str, Any]:
-    """Neighbours and map of validation images among training images."""
+    """Neighbours among training images, and a map, of validation images; test stays closed."""
     experiment = session.experiment
     data, recipe, size = experiment.data, experiment.recipe, experiment.evaluation.batch
-    bank = open_source(data.name, data.train).spread(BANK)
-    asked = open_source(data.name, data.validation or data.test).spread(MAPPED)
     embed = jitted(experiment.method, recipe, state.params, state.method)
-    near, far = (extract(embed, in_order(source, recipe, size)) for source in (bank, asked))
-    queries = np.linspace(0, len(far) - 1, SHOWN_QUERIES).round().astype(int)
-    cosines = _unit(far.features[queries]) @ _unit(near.features).T
-    nearest = np.argsort(-cosines, axis=1)[:, :SHOWN_NEIGHBOURS]
-
-    def cells(source: Source, features: Features, rows: np.ndarray) -> list[dict[str, Any]]:
-        names = [
-            '' if features.labels is None else source.class_names[features.labels[r]] for r in rows
-        ]
-        images = _images(source, session, rows)
-        return [
-            {'image': figures.picture(image), 'name': name, 'kind': ''}
-            for image, name in zip(images, names, strict=True)
-        ]
-
+    features = lambda source: extract(embed, in_order(source, recipe, size, data.max_corrupt))
+    bank = open_source(data.name, data.train).spread(BANK)
+    near = features(bank)
+    if data.validation is None:
+        asked, far = bank, near.take(_spread(len(near), MAPPED))
+    else:
+        asked = open_source(data.name, data.validation).spread(MAPPED)
+        far = features(asked)
+    queries = far.take(_spread(len(far), SHOWN_QUERIES))
     lines = []
-    for query, found in zip(cells(asked, far, queries), nearest, strict=True):
-        neighbours = cells(bank, near, found)
+    for query, found in zip(
+        _cells(session, asked, queries),
+        _nearest(queries, near, themselves=asked is bank),
+        strict=True,
+    ):
+        neighbours = _cells(session, bank, near.take(found))
         for cell in neighbours if query['name'] else ():
             cell['kind'] = 'same' if cell['name'] == query['name'] else 'other'
         lines.append([{**query, 'kind': 'query'}, *neighbours])
@@ -120,13 +122,35 @@ def _looks(session: Session, state: TrainState) -> dict[str, Any]:
     }
 
 
+def _spread(rows: int, count: int) -> np.ndarray:
+    """At most `count` of so many rows, spread evenly."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(int))
+
+
+def _nearest(queries: Features, bank: Features, themselves: bool) -> np.ndarray:
+    """The rows of the bank nearest to each query, nearest first; not itself if it is in there."""
+    cosines = _unit(queries.features) @ _unit(bank.features).T
+    if themselves:
+        cosines[queries.index[:, None] == bank.index] = -np.inf
+    count = min(SHOWN_NEIGHBOURS, len(bank) - themselves)
+    return np.argsort(-cosines, axis=1)[:, :count]
+
+
 def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _images(source: Source, session: Session, rows: np.ndarray) -> np.ndarray:
-    """The evaluation views of a few images."""
-    order = np.sort(rows)
-    few = source.select(order, 'shown')
-    batch = next(iter(in_order(few, session.experiment.recipe, len(rows))))
-    return batch['image'][np.searchsorted(order, rows)]
+def _cells(session: Session, source: Source, shown: Features) -> list[dict[str, Any]]:
+    """The evaluation views of a few examples of a source, with their classes."""
+    # By index: features leave corrupt records out, so that their rows are not positions.
+    few = source.select(shown.index, 'shown')
+    batch = next(iter(in_order(few, session.experiment.recipe, len(shown), max_corrupt=1.0)))
+    labels = [None] * len(shown) if shown.labels is None else shown.labels
+    return [
+        {
+            'image': figures.picture(image),
+            'name': '' if label is None else source.class_names[label],
+            'kind': '',
+        }
+        for image, label in zip(batch['image'], labels, strict=True)
+    ]

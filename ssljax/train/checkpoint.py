@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -60,6 +61,7 @@ class Checkpoints:
 
         # Orbax logs a traceback for every thread that sees one failure; we raise it once, in words.
         logging.getLogger('absl').addFilter(_not_of_orbax)
+        _silence_closed_loops()
         folder = epath.Path(folder)
         if '://' not in os.fspath(folder):
             folder = epath.Path(os.path.abspath(folder))  # TensorStore takes no other
@@ -296,3 +298,21 @@ def _reason(error: BaseException) -> str:
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL or 'orbax' not in record.pathname
+
+
+def _silence_closed_loops() -> None:
+    """Drops the tracebacks that follow a failed write, one for every file still being written.
+
+    Orbax closes its event loop at the first file that fails; TensorStore's threads then report the
+    others to a loop that is gone, and Python prints each of these reports.
+    """
+    if getattr(sys.excepthook, 'silences_closed_loops', False):
+        return
+    before = sys.excepthook
+
+    def hook(kind, error, trace):
+        if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+            before(kind, error, trace)
+
+    hook.silences_closed_loops = True
+    sys.excepthook = hook

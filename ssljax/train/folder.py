@@ -105,7 +105,7 @@ class RunFolder:
             ValueError: naming the fields that differ and those that may.
         """
         if self.exists():
-            self._check(experiment, fingerprint)
+            self.check(experiment, data, fingerprint)
             if jax.process_index() == 0:
                 self._write({**self.read(), 'experiment': config.encode(experiment)})
             return
@@ -123,7 +123,8 @@ class RunFolder:
                 }
             )
 
-    def _check(self, experiment: Experiment, fingerprint: str) -> None:
+    def check(self, experiment: Experiment, data: Signature, fingerprint: str) -> None:
+        """Raise ValueError, naming what differs and what may, unless this is the run begun here."""
         record = self.read()
         differences = [
             f'  {path}: {old!r} there, {new!r} now'

@@ -1,11 +1,14 @@
 """The state a run begins with: fresh, or with weights from elsewhere."""
 
+import json
+
 import jax
+import numpy as np
 from etils import epath
 from flax import linen as nn
 
 from ssljax.core import TrainState, Tree
-from ssljax.export import native
+from ssljax.export import native, torchvision
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.folder import RunFolder
 from ssljax.train.session import Session
@@ -14,8 +17,9 @@ from ssljax.train.session import Session
 def initial_state(session: Session) -> TrainState:
     """Fresh parameters, with the encoder of `experiment.init_from` in place if it is named.
 
-    Only the encoder is taken over (parameters and batch statistics): heads, optimizer and step
-    start fresh, as for a new run on known weights.
+    Only the encoder is taken over (parameters and batch statistics), and by the moving average of a
+    method that has one (`state['target']`), which starts as a copy: heads, optimizer and step start
+    fresh, as for a new run on known weights.
 
     Raises:
         ValueError: if there is neither a run nor an export, or its encoder is another.
@@ -25,33 +29,61 @@ def initial_state(session: Session) -> TrainState:
     if origin is None:
         return fresh
     given = trained_encoder(origin)
-    here = {'params': fresh.params['encoder'], 'batch_stats': fresh.method['stats']['encoder']}
-    placed = _fit(here, given, origin)
-    return TrainState(
-        step=fresh.step,
-        params={**fresh.params, 'encoder': placed['params']},
-        opt=fresh.opt,
-        method={
-            **fresh.method,
-            'stats': {**fresh.method['stats'], 'encoder': placed['batch_stats']},
-        },
-        key=fresh.key,
-    )
+
+    def taken_over(params: Tree, stats: Tree) -> tuple[Tree, Tree]:
+        here = {'params': params['encoder'], 'batch_stats': stats['encoder']}
+        placed = _fit(here, given, origin)
+        return (
+            {**params, 'encoder': placed['params']},
+            {**stats, 'encoder': placed['batch_stats']},
+        )
+
+    method = dict(fresh.method)
+    params, method['stats'] = taken_over(fresh.params, fresh.method['stats'])
+    if 'target' in method:
+        target, stats = taken_over(method['target'], method['stats']['target'])
+        method |= {'target': target, 'stats': {**method['stats'], 'target': stats}}
+    return TrainState(fresh.step, params, fresh.opt, method, fresh.key)
 
 
 def trained_encoder(origin: str) -> Tree:
-    """The variables of the encoder of a run's folder (latest checkpoint) or of a native export."""
+    """The variables of an encoder trained before, as `module.apply` takes them.
+
+    Args:
+        origin: the folder of a run (its latest checkpoint), of a native export or of one under
+            torchvision's names; of the latter also the safetensors file itself.
+
+    Raises:
+        ValueError: if it is none of these, or one that is damaged.
+    """
     path = epath.Path(origin)
     if (path / 'run.json').exists():
         _, variables = load_product(RunFolder(path))
-        return variables
-    if (path / 'config.json').exists():
+    elif _is_native(path):
         _, variables, _ = native.load(path)
-        return variables
-    raise ValueError(
-        f'{origin} is neither the folder of a run (run.json) nor a native export (config.json); '
-        'name one of these for init_from'
-    )
+    elif path.is_file() or (path / 'model.safetensors').exists():
+        _, variables = torchvision.load(path)
+    else:
+        raise ValueError(
+            f'{origin} is neither the folder of a run (run.json) nor a native export (config.json) '
+            "nor a ResNet under torchvision's names (a safetensors file or its folder); name one "
+            'of these for init_from'
+        )
+    return variables
+
+
+def _is_native(path: epath.Path) -> bool:
+    """Whether there is a config.json of a native export, be it damaged.
+
+    Those of others, torchvision exports among them, name no module.
+    """
+    try:
+        config = json.loads((path / native.CONFIG).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError:
+        return True  # `native.load` says what is wrong with it
+    return isinstance(config, dict) and 'module' in config
 
 
 def load_state(folder: RunFolder) -> tuple[Session, TrainState]:
@@ -96,6 +128,7 @@ def _fit(here: Tree, given: Tree, origin: str) -> Tree:
             + '\n'.join(sorted(problems)[:8])
             + '\nuse the same method.encoder fields, or drop init_from'
         )
+    # Through the host: one buffer must not be in two places of a state that is donated.
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.device_put(found[path].astype(leaf.dtype), leaf.sharding), here
+        lambda path, leaf: jax.device_put(np.array(found[path], leaf.dtype), leaf.sharding), here
     )

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +32,12 @@ COLLAPSED = 0.2
 
 class TooManyNonFinite(RuntimeError):  # noqa: N818  (reads as what happened)
     """More steps had a non-finite loss or gradient than the experiment allows."""
+
+    exit_code = 1
+
+
+class NotSavedError(RuntimeError):
+    """The run ended in a state that is not worth saving."""
 
     exit_code = 1
 
@@ -82,17 +89,16 @@ class _Record:
         skip = bool(values.pop('skipped'))
         if skip:
             self.skipped += 1
-            where = f'gradients of {", ".join(hit)}' if hit else 'the loss alone'
+            hit = hit or ['update' if math.isfinite(values['loss']) else 'loss']
             self.show.say(
-                f'step {step}: loss {values["loss"]} is not finite or its gradient is not '
-                f'({where}); the update is skipped ({self.skipped} so far, '
-                f'{experiment.max_nonfinite} allowed)'
+                f'step {step}: not finite: {", ".join(hit)} (loss {values["loss"]}); the update is '
+                f'skipped ({self.skipped} so far, {experiment.max_nonfinite} allowed)'
             )
         if skip or step % experiment.log_every == 0 or step == self.session.run.steps:
             seconds = time.monotonic() - self.began
             rate = (step - self.first) * self.session.run.batch / max(seconds, 1e-9)
             if skip:
-                values['nonfinite'] = hit or ['loss']
+                values['nonfinite'] = hit
             self.writer.write(
                 {
                     'step': step,
@@ -111,9 +117,9 @@ class _Record:
         if self.skipped > experiment.max_nonfinite:
             raise TooManyNonFinite(
                 f'{self.skipped} steps up to step {step} had a non-finite loss or gradient, '
-                f'{experiment.max_nonfinite} are allowed; lower the learning rate, clip gradients '
-                '(--optimizer.clip_global 1.0), or raise --max_nonfinite. The last checkpoint '
-                'is finite and is kept'
+                f'{experiment.max_nonfinite} are allowed; raise --max_nonfinite to go on, or start '
+                'in another --folder with a lower learning rate or with clipping '
+                '(--optimizer.clip_global 1.0). What was saved is finite and is kept'
             )
 
 
@@ -144,8 +150,10 @@ def train(
         TooManyNonFinite: more non-finite steps than allowed.
         CheckpointError: a checkpoint could not be written.
     """
-    folder.begin(session.experiment, session.data, session.source.fingerprint())
     experiment, run = session.experiment, session.run
+    identity = (experiment, session.data, session.source.fingerprint())
+    if folder.exists():
+        folder.check(*identity)
     keep = experiment.checkpoint
     with contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(on_signals())
@@ -154,6 +162,8 @@ def train(
         )
         restored = checkpoints.restore(session.abstract)
         state, meta = restored or (initial_state(session), {'skipped': 0})
+        # Only now is there something to go on with: a start that failed leaves no record behind.
+        folder.begin(*identity)
         start = int(state.step)
         show = stack.enter_context(reporter(run.steps, start))
         writer = stack.enter_context(
@@ -192,11 +202,18 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
         score = None
         if wanted and (last or step % evaluate_every == 0):
             record.settle()
-            score = _measure(step, state, parts)
-        if last or told or step % experiment.checkpoint.every == 0:
+            score = _measure(step, state, record, parts)
+        # Every state that was scored is saved: it may be the best.
+        due = step % experiment.checkpoint.every == 0 or score is not None
+        if last or told or due:
             record.settle()
+            parts.writer.sync()
             meta = {'skipped': record.skipped}
-            parts.checkpoints.save(step, state, meta, score)
+            if not parts.checkpoints.save(step, state, meta, score) and (last or told):
+                raise NotSavedError(
+                    f'the state after step {step} is not finite and was not saved; the last '
+                    'checkpoint is finite: start from it in another --folder with --init_from'
+                )
         if told and not last:
             break
     record.settle()
@@ -209,12 +226,12 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
     return Outcome(state, step, finished=step == run.steps)
 
 
-def _measure(step: int, state: TrainState, parts: _Parts) -> float | None:
+def _measure(step: int, state: TrainState, record: _Record, parts: _Parts) -> float | None:
     began = time.monotonic()
     values = parts.measure(state)
     seconds = time.monotonic() - began
     parts.writer.write({'step': step, 'validation': values, 'clock': {'evaluation_s': seconds}})
-    parts.show.show(step, values, seconds)
+    parts.show.show(step, values, time.monotonic() - record.began)
     for alarm in values.get('alarms', ()):
         parts.show.say(f'step {step}: {alarm}')
     return values.get('knn_top1')

@@ -73,6 +73,14 @@ class MetricsWriter:
         if time.monotonic() - self._rewritten > REWRITE_SECONDS:
             self._rewrite()
 
+    def sync(self) -> None:
+        """Makes sure that what was written outlives the machine; before a state is saved."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        elif self._writes and not self._appends:
+            self._rewrite()
+
     def close(self) -> None:
         """Writes what is still held back. Closing twice does no harm."""
         if self._file is not None:

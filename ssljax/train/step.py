@@ -51,9 +51,10 @@ def make_step(
 ) -> Step:
     """The step `(state, batch) -> (state, metrics)`.
 
-    A step whose loss or gradient is not finite changes nothing but the step counter: the batch is
+    A step whose loss, gradient or result is not finite changes nothing but counters: the batch is
     skipped, `metrics['skipped']` is 1 and `metrics['nonfinite/<group>']` names the parameter groups
-    whose gradients were hit. Rolling back instead would only replay the same batch.
+    whose gradients were hit. Rolling back instead would only replay the same batch. Counters of the
+    optimizer go on, so that its learning rate stays that of the step.
 
     Args:
         method: what is trained.
@@ -80,10 +81,16 @@ def make_step(
         params, carry = method.after(params, carry, Now(state.step, k_after, run))
 
         norms = {group: optax.global_norm(tree) for group, tree in sorted(grads.items())}
-        good = jnp.isfinite(loss) & jnp.all(jnp.isfinite(jnp.stack(list(norms.values()))))
-        stepped, held = (params, opt, carry), (state.params, state.opt, state.method)
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), stepped, held)
-        after = TrainState(state.step + 1, *kept, state.key)
+        # A finite gradient may still overflow the parameters: what would be kept must be finite.
+        finite = jnp.stack([*norms.values(), optax.global_norm(params)])
+        good = jnp.isfinite(loss) & jnp.all(jnp.isfinite(finite))
+        after = TrainState(
+            state.step + 1,
+            params=_chosen(good, params, state.params),
+            opt=_chosen(good, opt, state.opt, always=jnp.integer),
+            method=_chosen(good, carry, state.method),
+            key=state.key,
+        )
         metrics = {
             **metrics,
             'loss': loss,
@@ -95,3 +102,14 @@ def make_step(
         return after, metrics
 
     return step
+
+
+def _chosen(good: Array, new: Tree, old: Tree, always: type | None = None) -> Tree:
+    """`new` where good, else `old`; leaves of the type `always` are new in any case."""
+
+    def one(new: Array, old: Array) -> Array:
+        if always is not None and jnp.issubdtype(new.dtype, always):
+            return new
+        return jnp.where(good, new, old)
+
+    return jax.tree.map(one, new, old)

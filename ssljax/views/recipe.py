@@ -96,6 +96,10 @@ class Recipe:
         """The view a picture is evaluated on: central square, resized; uint8 [size, size, c]."""
         return host.center_crop(picture, self.evaluation_crop, self.resize())
 
+    def smoke(self) -> 'Recipe':
+        """The same recipe with small views."""
+        return dataclasses.replace(self, size=min(self.size, 32))
+
     def resize(self) -> host.Resize:
         """How this recipe resizes a window."""
         return host.Resize(self.size, self.interpolation, self.antialias)

@@ -26,21 +26,25 @@ def step(state, batch):
     )
 
 
+def assert_placed(state, fsdp):
+    kernel = state.params['encoder']['kernel']
+    assert len(kernel.addressable_shards) == 8
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(512 // fsdp, 256)}
+    trace = state.opt[0].trace['encoder']['kernel']
+    assert trace.sharding.is_equivalent_to(kernel.sharding, 2)
+    for whole in (state.params['encoder']['bias'], state.method['queue'], state.step, state.key):
+        assert whole.sharding.is_fully_replicated and len(whole.sharding.device_set) == 8
+
+
 @pytest.mark.parametrize('fsdp', [1, 2, 8])
 def test_state_is_born_and_stays_where_the_rules_put_it(fsdp):
     placement = Placement(make_mesh(fsdp))
     abstract = placement.abstract(init)
     state = placement.compile_init(init, abstract)()
+    assert_placed(state, fsdp)
     batch = placement.put({'image': np.arange(16, dtype=np.float32)})
     after, metrics = placement.compile_step(step, abstract)(state, batch)
-    for tree in (state, after):
-        if tree is state:
-            continue  # donated
-        at = tree.params['encoder']['kernel'].sharding
-        assert at.shard_shape((512, 256)) == (512 // fsdp, 256)
-        assert tree.opt[0].trace['encoder']['kernel'].sharding.is_equivalent_to(at, 2)
-        assert tree.params['encoder']['bias'].sharding.is_fully_replicated
-        assert tree.method['queue'].sharding.is_fully_replicated
+    assert_placed(after, fsdp)
     assert metrics['mean'] == 7.5
     assert state.params['encoder']['kernel'].is_deleted()  # donation is real
 

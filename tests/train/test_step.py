@@ -53,8 +53,20 @@ class Line(Method):
         state = {**state, 'seen': state['seen'] + 1}
         return loss, (state, {'noise': outputs['noise'].mean()})
 
+
+@dataclasses.dataclass(frozen=True)
+class Followed(Line):
+    """The same, with a target that copies the new weight, and a bias held at 0.01 or less."""
+
+    def init(self, key, batch, run):
+        params, state = super().init(key, batch, run)
+        nothing = {'target': -jnp.ones(()), 'counted': -jnp.ones((), jnp.int32)}
+        return params, {**state, **nothing, 'at': -jnp.ones((), jnp.int32)}
+
     def after(self, params, state, now):
-        return params, {**state, 'after': params['head']['b']} if 'after' in state else state
+        held = {'b': jnp.minimum(params['head']['b'], 0.01)}
+        new = {'target': params['encoder']['w'], 'counted': state['seen'], 'at': now.step}
+        return {**params, 'head': held}, {**state, **new}
 
 
 def build(method, transform=None):
@@ -82,21 +94,49 @@ def test_the_run_key_never_changes_and_the_draws_do():
     assert a['noise'] != b['noise']
 
 
-def test_a_nonfinite_step_changes_nothing_but_the_counter_and_is_named():
+def test_a_nonfinite_step_changes_nothing_but_counters_and_is_named():
     state, step = build(Line(breaks_at=1))
     state, _ = step(state, BATCH)
     after, metrics = step(state, BATCH)
     assert metrics['skipped'] == 1 and int(after.step) == 2
-    for part in ('params', 'opt', 'method'):
-        same = jax.tree.map(
-            lambda a, b: bool((a == b).all()), getattr(state, part), getattr(after, part)
-        )
-        assert jax.tree.all(same), part
+    # The optimizer's count goes on, and with it the learning rate.
+    assert int(after.opt[0].count) == 2
+    held = lambda s: (s.params, s.opt[0].mu, s.opt[0].nu, s.method)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), held(state), held(after))
+    assert jax.tree.all(same), same
     assert metrics['nonfinite/encoder'] == 1
     assert metrics['nonfinite/head'] == 0
     later, metrics = step(after, BATCH)
     assert metrics['skipped'] == 0
     assert jax.tree.all(jax.tree.map(lambda leaf: bool(jnp.isfinite(leaf).all()), later.params))
+
+
+def test_a_finite_gradient_that_overflows_the_parameters_is_skipped():
+    state, step = build(Line(), optax.sgd(3e38))
+    after, metrics = step(state, BATCH)
+    assert metrics['skipped'] == 1 and jnp.isfinite(metrics['grad_norm'])
+    assert metrics['nonfinite/encoder'] == metrics['nonfinite/head'] == 0
+    assert after.params['head']['b'] == state.params['head']['b']
+
+
+def test_after_sees_the_new_parameters_and_has_the_last_word():
+    state, step = build(Followed())
+    for k in range(2):
+        before, (state, _) = state, step(state, BATCH)
+        assert state.params['encoder']['w'] != before.params['encoder']['w']
+        assert state.method['target'] == state.params['encoder']['w']
+        assert state.method['at'] == k
+        # The state it is given is what the objective made of it.
+        assert state.method['counted'] == state.method['seen'] == k + 1
+        # Adam moves the bias by about 0.1, and what `after` makes of it is kept.
+        assert state.params['head']['b'] == jnp.float32(0.01)
+
+
+def test_what_after_makes_of_a_nonfinite_step_is_dropped():
+    state, step = build(Followed(breaks_at=0))
+    after, metrics = step(state, BATCH)
+    assert metrics['skipped'] == 1
+    assert after.method['target'] == -1 and after.method['at'] == -1
 
 
 def test_state_is_arrays_only_and_a_pytree():
