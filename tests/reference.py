@@ -49,3 +49,10 @@ def info_nce(query, key, negatives, temperature):
         rest = sum(np.exp(cosine(query[i], other) / temperature) for other in others)
         terms.append(-np.log(positive / (positive + rest)))
     return np.mean(terms)
+
+
+def negative_cosine(prediction, target):
+    """BYOL, equation 2: squared distances of unit vectors; a zero vector has cosine 0."""
+    prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    pairs = np.ndindex(prediction.shape[:-1])
+    return np.mean([2 - 2 * cosine(prediction[i], target[i]) for i in pairs])

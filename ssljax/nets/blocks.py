@@ -1,6 +1,6 @@
 """The residual blocks, with the stride in the 3x3 convolution (version 1.5, as torchvision's)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -25,6 +25,7 @@ class Block(nn.Module):
             its shortcut (arXiv 1706.02677, section 5.1).
         shortcut: how the shortcut changes shape, where it must.
         dtype: compute precision.
+        norm_groups: parts of the batch that BatchNorm normalises each by itself.
     """
 
     width: int
@@ -33,6 +34,7 @@ class Block(nn.Module):
     zero_init: bool = False
     shortcut: Shortcut = 'conv'
     dtype: Precision = 'float32'
+    norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, 'n h w c'], train: bool) -> Float[Array, 'n h_out w_out d']:
@@ -43,12 +45,16 @@ class Block(nn.Module):
             if self.shortcut == 'pool' and stride > 1:
                 x, stride = mean_pool(x, stride), 1
             x = Conv(y.shape[-1], 1, stride, dtype=self.linen_dtype, name='shortcut_conv')(x)
-            x = batch_norm(train, self.linen_dtype, name='shortcut_norm')(x)
+            x = self.norm(train, name='shortcut_norm')(x)
         return nn.relu(x + y)
 
     def branch(self, x: Float[Array, 'n h w c'], train: bool) -> Float[Array, 'n h_out w_out d']:
         """The learned part of the block."""
         raise NotImplementedError
+
+    def norm(self, train: bool, **fields: Any) -> nn.Module:
+        """A BatchNorm of this block."""
+        return batch_norm(train, self.linen_dtype, self.norm_groups, **fields)
 
     @property
     def linen_dtype(self):
@@ -68,9 +74,9 @@ class BasicBlock(Block):
         """3x3, 3x3."""
         dtype = self.linen_dtype
         x = Conv(self.width, 3, self.stride, 1, dtype, name='conv1')(x)
-        x = nn.relu(batch_norm(train, dtype, name='norm1')(x))
+        x = nn.relu(self.norm(train, name='norm1')(x))
         x = Conv(self.width, 3, 1, 1, dtype, name='conv2')(x)
-        return batch_norm(train, dtype, name='norm2', scale_init=self.last_scale)(x)
+        return self.norm(train, name='norm2', scale_init=self.last_scale)(x)
 
 
 class Bottleneck(Block):
@@ -80,11 +86,11 @@ class Bottleneck(Block):
         """1x1, 3x3, 1x1."""
         dtype, inner = self.linen_dtype, self.width * self.inner_width
         x = Conv(inner, 1, dtype=dtype, name='conv1')(x)
-        x = nn.relu(batch_norm(train, dtype, name='norm1')(x))
+        x = nn.relu(self.norm(train, name='norm1')(x))
         x = Conv(inner, 3, self.stride, 1, dtype, name='conv2')(x)
-        x = nn.relu(batch_norm(train, dtype, name='norm2')(x))
+        x = nn.relu(self.norm(train, name='norm2')(x))
         x = Conv(4 * self.width, 1, dtype=dtype, name='conv3')(x)
-        return batch_norm(train, dtype, name='norm3', scale_init=self.last_scale)(x)
+        return self.norm(train, name='norm3', scale_init=self.last_scale)(x)
 
 
 def mean_pool(x: Float[Array, 'n h w c'], size: int) -> Float[Array, 'n h_out w_out c']:

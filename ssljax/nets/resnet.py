@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from ssljax.nets.blocks import block_of, max_pool
 from ssljax.nets.conv import Conv
-from ssljax.nets.norm import batch_norm
+from ssljax.nets.norm import batch_norm, check_groups
 from ssljax.nets.precision import Precision, at_least_float32, compute_dtype
 
 LAYOUTS = {
@@ -39,6 +39,8 @@ class ResNet(nn.Module):
         zero_init: starts the last BatchNorm of each block at scale 0. A network that is to be
             measured untrained wants False.
         dtype: `float32` or `bfloat16` computation.
+        norm_groups: consecutive parts of the batch that BatchNorm normalises each by itself, as
+            so many unsynchronised devices do; 1 is the whole batch.
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
     """
@@ -49,6 +51,7 @@ class ResNet(nn.Module):
     inner_width: int = 1
     zero_init: bool = True
     dtype: Precision = 'float32'
+    norm_groups: int = 1
 
     def __post_init__(self):
         if self.depth not in LAYOUTS:
@@ -65,6 +68,7 @@ class ResNet(nn.Module):
         if self.stem not in ('imagenet', 'cifar'):
             raise ValueError(f"stem is {self.stem!r}; use 'imagenet' or 'cifar'")
         compute_dtype(self.dtype)
+        check_groups(self.norm_groups)
         super().__post_init__()
 
     def __call__(self, x: Float[Array, 'n h w c'], train: bool) -> Float[Array, 'n d']:
@@ -76,6 +80,11 @@ class ResNet(nn.Module):
         """
         return self.features(x, train)['pool']
 
+    @nn.nowrap
+    def smoke(self) -> 'ResNet':
+        """The same network at its smallest: depth 18, width 1."""
+        return self.clone(depth=18, width=1, inner_width=1)
+
     @nn.compact
     def features(self, x: Float[Array, 'n h w c'], train: bool) -> dict[str, Float[Array, '...']]:
         """The maps `stem`, `stage1` to `stage4` [n, h, w, c] and `pool` [n, d]."""
@@ -84,7 +93,7 @@ class ResNet(nn.Module):
             x = Conv(width, 7, 2, 3, dtype, name='stem_conv')(x)
         else:
             x = Conv(width, 3, 1, 1, dtype, name='stem_conv')(x)
-        x = nn.relu(batch_norm(train, dtype, name='stem_norm')(x))
+        x = nn.relu(batch_norm(train, dtype, self.norm_groups, name='stem_norm')(x))
         if self.stem == 'imagenet':
             x = max_pool(x)
         maps = {'stem': x}
@@ -97,6 +106,7 @@ class ResNet(nn.Module):
                     stride=2 if i > 0 and j == 0 else 1,
                     zero_init=self.zero_init,
                     dtype=self.dtype,
+                    norm_groups=self.norm_groups,
                     name=f'stage{i + 1}_block{j}',
                 )(x, train)
             maps[f'stage{i + 1}'] = x

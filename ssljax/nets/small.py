@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from ssljax.nets.blocks import Shortcut, block_of
 from ssljax.nets.conv import Conv
-from ssljax.nets.norm import batch_norm
+from ssljax.nets.norm import batch_norm, check_groups
 from ssljax.nets.precision import Precision, at_least_float32, compute_dtype
 
 Pool = Literal['mean', 'max', 'mean_max']
@@ -34,6 +34,8 @@ class SmallResNet(nn.Module):
         stages: of how many last stages the pooled maps are put together.
         zero_init: starts the last BatchNorm of each block at scale 0.
         dtype: `float32` or `bfloat16` computation.
+        norm_groups: consecutive parts of the batch that BatchNorm normalises each by itself, as
+            so many unsynchronised devices do; 1 is the whole batch.
     """
 
     stem_patch: int = 4
@@ -48,9 +50,11 @@ class SmallResNet(nn.Module):
     stages: int = 1
     zero_init: bool = False
     dtype: Precision = 'float32'
+    norm_groups: int = 1
 
     def __post_init__(self):
         compute_dtype(self.dtype)
+        check_groups(self.norm_groups)
         block_of(self.block)
         for field, kinds in (('pool', get_args(Pool)), ('shortcut', get_args(Shortcut))):
             if getattr(self, field) not in kinds:
@@ -90,7 +94,7 @@ class SmallResNet(nn.Module):
         kernel = self.stem_kernel or self.stem_patch
         padding = (kernel - self.stem_patch + 1) // 2
         x = Conv(self.widths[0], kernel, self.stem_patch, padding, dtype, name='stem_conv')(x)
-        x = nn.relu(batch_norm(train, dtype, name='stem_norm')(x))
+        x = nn.relu(batch_norm(train, dtype, self.norm_groups, name='stem_norm')(x))
         maps = {'stem': at_least_float32(x)}
         for i, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
             for j in range(count):
@@ -100,6 +104,7 @@ class SmallResNet(nn.Module):
                     zero_init=self.zero_init,
                     shortcut=self.shortcut,
                     dtype=self.dtype,
+                    norm_groups=self.norm_groups,
                     name=f'stage{i + 1}_block{j}',
                 )(x, train)
             maps[f'stage{i + 1}'] = at_least_float32(x)
