@@ -1,4 +1,4 @@
-"""SimCLR on 7,000 images of Fashion-MNIST: the quickstart, under 5 minutes on 2 CPU cores.
+"""SimCLR on 7,000 images of Fashion-MNIST: the quickstart, 4 to 6 minutes on 2 CPU cores.
 
 ssljax train experiments/simclr_fashion_mnist.py
 """
