@@ -29,6 +29,11 @@ there where the dataset has labels.
 Embed = Callable[[Array], Array]
 """uint8 images [n, h, w, c] -> features [n, d] in evaluation mode."""
 
+Sweep = Callable[[Callable[[Tree, Tree, Array], Array]], Float[Array, 'examples d']]
+"""`sweep(fn)` -> what `fn(params, state, images [n, h, w, c]) -> [n, d]` makes of every training
+example's evaluation view (normalised), in index order. `fn` is compiled once if it is a bound
+method or a module's function."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -114,7 +119,8 @@ class Signature:
 class Method:
     """A self-supervised method: frozen hyper-parameters and modules, pure functions.
 
-    Subclasses give `init`, `forward`, `objective` and `product`, and may give `check` and `after`.
+    Subclasses give `init`, `forward`, `objective` and `product`, and may give `check`, `after`, and
+    `refresh` with `refresh_every` and `resets`.
     `params` is a dict of parameter trees by network; `state` a dict of named trees, with batch
     statistics under `state['stats']`.
     """
@@ -149,6 +155,21 @@ class Method:
 
     def after(self, params: Tree, state: Tree, now: Now) -> tuple[Tree, Tree]:
         """Runs behind the optimizer's step (momentum encoders, prototypes). Default: nothing."""
+        return params, state
+
+    def refresh_every(self, run: Run) -> int | None:
+        """Steps from one `refresh` to the next, the first at step 0. Default: None, never."""
+        return None
+
+    def resets(self) -> tuple[str, ...]:
+        """Regular expressions for the parameters whose optimizer state `refresh` starts afresh."""
+        return ()
+
+    def refresh(self, params: Tree, state: Tree, now: Now, sweep: Sweep) -> tuple[Tree, Tree]:
+        """Runs ahead of a step, outside of jit, with the whole data set in reach (k-means, ...).
+
+        Shapes and dtypes of `params` and `state` stay as they are. Default: nothing.
+        """
         return params, state
 
     def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from ssljax.core import Method, Run
-from ssljax.optim import Optimizer
+from ssljax.optim import ByPath, Optimizer
 from ssljax.views.recipe import Recipe
 
 
@@ -74,6 +74,9 @@ class Experiment:
         batch: global batch size, in images.
         epochs: passes over the training images; give these or `steps`.
         steps: optimizer steps; give these or `epochs`.
+        microbatches: parts that the networks see the batch in, one after the other, where the whole
+            does not fit in memory. The loss is still that of the whole batch, with all its
+            negatives; BatchNorm sees a part at a time.
         evaluation: what is measured on the way.
         checkpoint: what is saved on the way.
         fsdp: number of devices that parameters and optimizer state are split over.
@@ -85,11 +88,12 @@ class Experiment:
 
     method: Method
     recipe: Recipe
-    optimizer: Optimizer
+    optimizer: Optimizer | ByPath
     data: Data = dataclasses.field(default_factory=Data)
     batch: int = 256
     epochs: float | None = None
     steps: int | None = None
+    microbatches: int = 1
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
     checkpoint: Checkpointing = dataclasses.field(default_factory=Checkpointing)
     fsdp: int = 1
@@ -106,6 +110,7 @@ class Experiment:
         """
         for name, value in {
             'batch': self.batch,
+            'microbatches': self.microbatches,
             'log_every': self.log_every,
             'checkpoint.every': self.checkpoint.every,
             'checkpoint.keep_last': self.checkpoint.keep_last,
@@ -131,6 +136,11 @@ class Experiment:
                 f'epochs={self.epochs} and steps={self.steps}; give the length of the run as one '
                 'of them and None for the other'
             )
+        if self.batch % self.microbatches:
+            raise ValueError(
+                f'a batch of {self.batch} cannot be split evenly into {self.microbatches} '
+                f'microbatches; use a multiple of {self.microbatches}'
+            )
         per_epoch = examples // self.batch
         steps = round(self.epochs * per_epoch) if self.steps is None else self.steps
         if steps < 1:
@@ -149,6 +159,7 @@ class Experiment:
             evaluation=dataclasses.replace(self.evaluation, every=1.0, batch=16, k=5),
             checkpoint=dataclasses.replace(self.checkpoint, every=2),
             batch=16,
+            microbatches=min(self.microbatches, 2),
             epochs=None,
             steps=3,
             log_every=1,

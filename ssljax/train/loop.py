@@ -18,6 +18,7 @@ from ssljax.train.initial import initial_state
 from ssljax.train.interrupt import Interrupt, on_signals
 from ssljax.train.metrics import MetricsWriter
 from ssljax.train.progress import Reporter, reporter
+from ssljax.train.refresh import refresher
 from ssljax.train.session import Session
 from ssljax.train.step import Step
 
@@ -192,8 +193,10 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
     stream = batches(
         session.source, experiment.recipe, session.stream(), start=record.first, stop=run.steps
     )
-    step = record.first
+    step, between = record.first, refresher(session)
     for batch in stream:
+        if between is not None and step % between[0] == 0:
+            state = between[1](state)
         state, metrics = parts.take(state, session.placement.put(batch))
         step += 1
         record.push(step, metrics)

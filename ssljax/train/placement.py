@@ -70,14 +70,15 @@ class Placement:
         """The same on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def check(self, batch: int) -> None:
-        """Raise ValueError unless the batch can be split evenly."""
-        devices = self.mesh.size
-        if batch % devices:
-            near = max(devices, batch - batch % devices)
+    def check(self, batch: int, microbatches: int = 1) -> None:
+        """Raise ValueError unless every micro-batch of the batch can be split evenly."""
+        devices, parts = self.mesh.size, self.mesh.size * microbatches
+        if batch % parts:
+            near = max(parts, batch - batch % parts)
+            how = f' in {microbatches} micro-batches' if microbatches > 1 else ''
             raise ValueError(
-                f'a batch of {batch} cannot be split evenly over {devices} devices; '
-                f'use a multiple of {devices}, such as {near}'
+                f'a batch of {batch}{how} cannot be split evenly over {devices} devices; '
+                f'use a multiple of {parts}, such as {near}'
             )
 
     def rows(self, batch: int) -> np.ndarray:

@@ -45,7 +45,7 @@ class Session:
         data = signature(experiment, source)
         run = experiment.run(source.examples)
         placement = Placement(make_mesh(experiment.fsdp, devices))
-        placement.check(experiment.batch)
+        placement.check(experiment.batch, experiment.microbatches)
         experiment.recipe.check(source.channels)
         experiment.method.check(data, run)
         return cls(experiment, data, run, placement, source)
@@ -81,6 +81,7 @@ class Session:
             self.transform,
             experiment.optimizer.schedule(self.run),
             self.run,
+            experiment.microbatches,
         )
         return self.placement.compile_step(step, self.abstract)
 

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from ssljax.core import Batch, Method, Now, Run, TrainState, Tree, with_keys
+from ssljax.train.microbatches import value_and_grad
 from ssljax.views.recipe import Recipe
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -48,6 +49,7 @@ def make_step(
     transform: optax.GradientTransformation,
     schedule: optax.Schedule,
     run: Run,
+    microbatches: int = 1,
 ) -> Step:
     """The step `(state, batch) -> (state, metrics)`.
 
@@ -62,7 +64,9 @@ def make_step(
         transform: the optimizer.
         schedule: its learning rate by step, for the log.
         run: the sizes of the run.
+        microbatches: parts that the networks see the batch in, one after the other.
     """
+    gradient = value_and_grad(method, recipe.on_device, microbatches)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         keys = jax.random.split(jax.random.fold_in(state.key, state.step), 4)
@@ -70,12 +74,8 @@ def make_step(
         batch = with_keys(batch, k_batch)
         carried = jax.lax.stop_gradient(state.method)
 
-        def loss_of(params: Tree):
-            outputs, stats = method.forward(params, carried, recipe.on_device(batch), k_forward)
-            now = Now(state.step, k_objective, run)
-            return method.objective(params, outputs, {**carried, 'stats': stats}, now)
-
-        (loss, (carry, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        now = Now(state.step, k_objective, run)
+        (loss, (carry, metrics)), grads = gradient(state.params, carried, batch, k_forward, now)
         updates, opt = transform.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         params, carry = method.after(params, carry, Now(state.step, k_after, run))

@@ -1,84 +1,25 @@
 """What every method has to pass, whatever it learns."""
 
+import contextlib
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import CLASSES, METHODS, RUN, N
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ssljax.core import Now, Run, Signature, with_keys
-from ssljax.memory import Queue
-from ssljax.methods.byol import BYOL
-from ssljax.methods.moco import MoCo
-from ssljax.methods.moco_v3 import MoCoV3
-from ssljax.methods.simclr import SimCLR
-from ssljax.methods.supervised import Supervised
-from ssljax.nets.heads import ProjectionHead
-from ssljax.nets.small import SmallResNet
+from ssljax.core import Now, Signature, with_keys
+from ssljax.evaluate.collapse import effective_rank
+from ssljax.evaluate.embed import embedder
+from ssljax.export import native
 from ssljax.optim import SGD
+from ssljax.train.checkpoint import Checkpoints
+from ssljax.train.microbatches import value_and_grad
 from ssljax.train.step import make_init, make_step
-from ssljax.views.byol import BYOLViews
-from ssljax.views.simclr import SimCLRViews
-from ssljax.views.supervised import CropFlip
-
-N, SIZE, CLASSES = 16, 12, 3
-RUN = Run(examples=160, batch=N, steps=20, steps_per_epoch=10)
-ENCODER = SmallResNet(stem_patch=2, widths=(8, 16), blocks=(1, 1))
-TWO_VIEWS = SimCLRViews(size=SIZE, blur=0.5)
-CROPS = SimCLRViews(size=SIZE, jitter=0.0, gray=0.0, blur=0.0)
-BRANCHES = (ENCODER, *[ProjectionHead(widths=(16, 8), last_norm='none')] * 2)
-
-METHODS = {
-    'simclr': (SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5), TWO_VIEWS),
-    'simclr_tiled': (
-        SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5, tile=8),
-        TWO_VIEWS,
-    ),
-    'byol': (BYOL(*BRANCHES), BYOLViews(size=SIZE)),
-    'moco_v3': (MoCoV3(*BRANCHES, temperature=0.5), BYOLViews(size=SIZE)),
-    # A queue that the batch does not divide, and one that two keys an example do.
-    'moco_v1': (
-        MoCo(
-            ENCODER,
-            ProjectionHead(widths=(16,), last_norm='none', last_bias=True),
-            temperature=0.07,
-            queue=Queue(40),
-        ),
-        CROPS,
-    ),
-    'moco_v2': (
-        MoCo(
-            ENCODER,
-            ProjectionHead(
-                widths=(16, 8),
-                hidden_norm='none',
-                hidden_bias=True,
-                last_norm='none',
-                last_bias=True,
-            ),
-            queue=Queue(64),
-            symmetric=True,
-        ),
-        CROPS,
-    ),
-    'supervised': (Supervised(ENCODER, classes=CLASSES), CropFlip(size=SIZE)),
-}
-
-
-def falls(losses):
-    return np.mean(losses[-5:]) < np.mean(losses[:5])
-
-
-def rises_and_falls(losses):
-    """As random directions leave a queue for images that are hard to tell apart, then are not."""
-    return losses[0] < losses[5] and np.mean(losses[-5:]) < np.mean(losses[5:10])
-
-
-# How the loss of one batch moves, where it does not fall from the start.
-MOVES = {'moco_v1': rises_and_falls, 'moco_v2': rises_and_falls}
 
 
 @pytest.fixture(params=METHODS)
@@ -100,15 +41,32 @@ def raw_batch(recipe, n=N):
     return batch
 
 
+def refreshed(method, recipe, params, state):
+    """What `refresh` makes of a fresh state, where a method has one."""
+    if method.refresh_every(RUN) is None:
+        return params, state
+    raw = raw_batch(recipe, N)
+    image = recipe.normalize(raw['image'][:, 0])
+    images = jnp.concatenate([image + 0.1 * k for k in range(RUN.examples // N)])
+    sweep = lambda fn: fn(params, state, images)
+    return method.refresh(params, state, Now(jnp.asarray(0), jax.random.key(4), RUN), sweep)
+
+
 def ready_batch(recipe, dtype=jnp.float32):
     batch = recipe.on_device(with_keys(raw_batch(recipe), jax.random.key(1)))
     floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
     return {k: v.astype(dtype) if floating(v) else v for k, v in batch.items()}
 
 
-def fresh(method, batch, dtype=jnp.float32):
+def fresh(case, batch, dtype=jnp.float32):
     cast = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-    return jax.tree.map(cast, method.init(jax.random.key(0), batch, RUN))
+    with jax.enable_x64(False):
+        single = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, batch
+        )
+        init = jax.jit(lambda: case.method.init(jax.random.key(0), single, RUN))
+        made = refreshed(case.method, case.recipe, *init())
+    return jax.tree.map(cast, made)
 
 
 def loss_of(method, state, batch):
@@ -120,29 +78,32 @@ def loss_of(method, state, batch):
     return loss
 
 
+def pairs(a, b):
+    """Leaves of two trees of one form, with their paths."""
+    flat = jax.tree_util.tree_leaves_with_path
+    return zip(flat(a), flat(b), strict=True)
+
+
 def assert_trees_close(a, b, **bounds):
-    pairs = zip(
-        jax.tree_util.tree_leaves_with_path(a), jax.tree_util.tree_leaves_with_path(b), strict=True
-    )
-    for (path, x), (_, y) in pairs:
+    for (path, x), (_, y) in pairs(a, b):
         np.testing.assert_allclose(
             np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path), **bounds
         )
 
 
 def test_accepts_its_recipe_and_names_its_networks(case):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     data = Signature(tuple(recipe.views().items()), 3, CLASSES, RUN.examples)
     method.check(data, RUN)
-    params, state = fresh(method, ready_batch(recipe))
+    params, state = fresh(case, ready_batch(recipe))
     assert isinstance(params, dict) and 'encoder' in params
     assert set(state['stats']) <= set(params) | set(state)
 
 
 def test_outputs_are_example_first(case):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     batch = ready_batch(recipe)
-    params, state = fresh(method, batch)
+    params, state = fresh(case, batch)
     forward = lambda p, b: method.forward(p, state, b, jax.random.key(0))
     for n in (4, N):
         part = jax.tree.map(lambda leaf, n=n: leaf[:n], batch)
@@ -153,9 +114,9 @@ def test_outputs_are_example_first(case):
 
 
 def test_every_trained_parameter_gets_a_finite_gradient(case):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     batch = ready_batch(recipe)
-    params, state = fresh(method, batch)
+    params, state = fresh(case, batch)
     # Last-layer scales that start at zero hide the block behind them from the first gradient.
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
@@ -164,13 +125,82 @@ def test_every_trained_parameter_gets_a_finite_gradient(case):
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
         assert np.all(np.isfinite(leaf)), name
-        assert np.any(np.asarray(leaf) != 0), name
+        idle = any(re.search(pattern, name) for pattern in case.idle)
+        assert np.any(np.asarray(leaf) != 0) != idle, name
+
+
+def gradients(case, batch, constants=None):
+    """Of the loss, to the parameters and to all else that the method carries but its statistics."""
+    method = case.method
+    params, state = fresh(case, batch, jnp.float64)
+    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+    leaves, form = jax.tree.flatten({k: v for k, v in state.items() if k != 'stats'})
+
+    def loss(params, floats):
+        floats = iter(floats)
+        every = [next(floats) if floating(leaf) else leaf for leaf in leaves]
+        carried = {**jax.tree.unflatten(form, every), 'stats': state['stats']}
+        outputs, stats = method.forward(params, carried, batch, jax.random.key(2))
+        outputs = {**outputs, **(constants or {})}
+        now = Now(jnp.asarray(0), jax.random.key(3), RUN)
+        return method.objective(params, outputs, {**carried, 'stats': stats}, now)[0], outputs
+
+    floats = [leaf for leaf in leaves if floating(leaf)]
+    grads, outputs = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, floats)
+    return *grads, outputs
+
+
+def test_targets_are_constants(case, x64):
+    batch = ready_batch(case.recipe, jnp.float64)
+    grads, carried, outputs = gradients(case, batch)
+    recorded = {name: outputs[name] for name in case.targets}
+    with_recorded, _, _ = gradients(case, batch, recorded)
+    assert_trees_close(grads, with_recorded, rtol=1e-9, atol=1e-12)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in carried)
+
+
+def test_a_target_that_is_no_constant_would_show(case, x64, monkeypatch):
+    if not case.targets:
+        return
+    batch = ready_batch(case.recipe, jnp.float64)
+    grads, _, _ = gradients(case, batch)
+    monkeypatch.setattr(jax.lax, 'stop_gradient', lambda x: x)
+    leaky, carried, _ = gradients(case, batch)
+    moved = optax.global_norm(jax.tree.map(jnp.subtract, leaky, grads))
+    assert float(moved) > 1e-6 or float(optax.global_norm(carried)) > 1e-6
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, parts, x64):
+    batch = ready_batch(case.recipe, jnp.float64)
+    params, state = fresh(case, batch, jnp.float64)
+    now = Now(jnp.asarray(0), jax.random.key(3), RUN)
+    key = jax.random.key(2)
+
+    def slow(params):
+        """Part by part, in one graph, and the outputs put back in the order of the examples."""
+        outputs, stats = [], []
+        for j in range(parts):
+            part = jax.tree.map(lambda leaf, j=j: leaf[j::parts], batch)
+            k = jax.random.fold_in(key, j) if parts > 1 else key
+            one, new = case.method.forward(params, state, part, k)
+            outputs.append(one)
+            stats.append(new)
+        order = jnp.argsort(jnp.concatenate([jnp.arange(N)[j::parts] for j in range(parts)]))
+        outputs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *outputs)
+        stats = jax.tree.map(lambda *leaves: sum(leaves) / parts, *stats)
+        return case.method.objective(params, outputs, {**state, 'stats': stats}, now)
+
+    fast = value_and_grad(case.method, lambda batch: batch, parts)
+    wanted = jax.jit(jax.value_and_grad(slow, has_aux=True))(params)
+    found = jax.jit(fast)(params, state, batch, key, now)
+    assert_trees_close(wanted, found, rtol=1e-10, atol=1e-10)
 
 
 def test_order_of_examples_does_not_matter(case, x64):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     batch = ready_batch(recipe, jnp.float64)
-    params, state = fresh(method, batch, jnp.float64)
+    params, state = fresh(case, batch, jnp.float64)
     order = jax.random.permutation(jax.random.key(5), N)
     shuffled = jax.tree.map(lambda leaf: leaf[order], batch)
     loss = loss_of(method, state, batch)(params)[0]
@@ -179,22 +209,27 @@ def test_order_of_examples_does_not_matter(case, x64):
 
 
 def test_constant_images_give_a_finite_loss(case):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     batch = ready_batch(recipe)
     constant = {k: jnp.zeros_like(v) if k == 'image' else v for k, v in batch.items()}
-    params, state = fresh(method, batch)
+    params, state = fresh(case, batch)
     (loss, _), grads = jax.value_and_grad(loss_of(method, state, constant), has_aux=True)(params)
     assert np.isfinite(loss)
     assert np.isfinite(optax.global_norm(grads))
 
 
 def test_same_loss_and_gradient_on_one_and_eight_devices(case, x64, mesh8):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     batch = ready_batch(recipe, jnp.float64)
-    params, state = fresh(method, batch, jnp.float64)
+    params, state = fresh(case, batch, jnp.float64)
+
+    now = Now(jnp.asarray(0), jax.random.key(3), RUN)
+    whole_batch = value_and_grad(method, lambda batch: batch, 1)
+    in_two = value_and_grad(method, lambda batch: batch, 2)
 
     def both(params, state, batch):
-        return jax.value_and_grad(loss_of(method, state, batch), has_aux=True)(params)
+        arguments = (params, state, batch, jax.random.key(2), now)
+        return whole_batch(*arguments), in_two(*arguments)
 
     one = jax.jit(both)(params, state, batch)
     split = NamedSharding(mesh8, PartitionSpec('data'))
@@ -204,26 +239,45 @@ def test_same_loss_and_gradient_on_one_and_eight_devices(case, x64, mesh8):
     assert_trees_close(one, eight, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize('name', METHODS)
-def test_step_compiles_once_and_learns_one_batch(name):
-    method, recipe = METHODS[name]
-    optimizer = SGD(learning_rate=0.05, scaling='none', warmup_epochs=0.0, decay='constant')
+def test_step_compiles_once_learns_one_batch_and_resumes_bit_for_bit(case, tmp_path):
+    method, recipe = case.method, case.recipe
+    optimizer = SGD(
+        learning_rate=case.learning_rate, scaling='none', warmup_epochs=0.0, decay='constant'
+    )
     transform = optimizer.build(RUN)
     raw = raw_batch(recipe)
-    state = jax.jit(make_init(method, recipe, transform, RUN, 0, raw))()
+    first = jax.jit(make_init(method, recipe, transform, RUN, 0, raw))()
+    params, carried = refreshed(method, recipe, first.params, first.method)
+    state = dataclasses.replace(first, params=params, method=carried)
     step = jax.jit(make_step(method, recipe, transform, optimizer.schedule(RUN), RUN))
     losses = []
-    for _ in range(25):
+    for k in range(25):
+        if k == 23:
+            with contextlib.closing(Checkpoints(tmp_path, 1, 0)) as checkpoints:
+                checkpoints.save(k, state, {}, None)
         state, metrics = step(state, raw)
         losses.append(float(metrics['loss']))
     assert step._cache_size() == 1
     assert int(state.step) == 25
-    assert MOVES.get(name, falls)(losses), losses
+    assert case.moves(losses), losses
     assert float(metrics.get('std', 1.0)) > 0.2
+    images = raw['image'][:, 0]
+    features = embedder(method, recipe)(state.params, state.method, images)
+    assert float(effective_rank(features)) > 4
+
+    with contextlib.closing(Checkpoints(tmp_path, 1, 0)) as checkpoints:
+        again, _ = checkpoints.restore(jax.eval_shape(lambda: state))
+    for _ in range(2):
+        again, _ = step(again, raw)
+    for (path, x), (_, y) in pairs(state, again):
+        assert x.dtype == y.dtype, path
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
 def test_learning_rate_zero_changes_no_parameter(case):
-    method, recipe = case
+    method, recipe = case.method, case.recipe
     optimizer = SGD(learning_rate=0.0, scaling='none', warmup_epochs=0.0, decay='constant')
     transform = optimizer.build(RUN)
     raw = raw_batch(recipe)
@@ -235,7 +289,22 @@ def test_learning_rate_zero_changes_no_parameter(case):
     )
 
 
+def test_product_embeds_and_comes_back_from_an_export(case, tmp_path):
+    method, recipe = case.method, case.recipe
+    params, state = fresh(case, ready_batch(recipe))
+    module, variables = method.product(params, state)
+    meta = {'step': 0, 'channels': 3, 'size': 12, 'mean': [0.5], 'std': [0.5]}
+    native.save(tmp_path / 'export', module, variables, meta)
+    again, loaded, _ = native.load(tmp_path / 'export')
+    assert again == module
+    for (path, x), (_, y) in pairs(variables, loaded):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+    features = embedder(method, recipe)(params, state, raw_batch(recipe)['image'][:, 0])
+    x = recipe.normalize(raw_batch(recipe)['image'][:, 0])
+    np.testing.assert_array_equal(features, again.apply(loaded, x, train=False))
+
+
 def test_is_a_hashable_value(case):
-    method, _ = case
+    method = case.method
     assert hash(method) == hash(dataclasses.replace(method))
     assert method == dataclasses.replace(method)

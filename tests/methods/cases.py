@@ -1,0 +1,139 @@
+"""The table of methods that `test_every_method.py` runs through: a line for each method.
+
+Small networks on images of 12 pixels, so that 8 devices, float64 and 25 steps stay cheap.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ssljax.core import Method, Run
+from ssljax.memory import Queue
+from ssljax.methods.byol import BYOL
+from ssljax.methods.context_encoder import ContextEncoder
+from ssljax.methods.dino import DINO
+from ssljax.methods.holes import Blocks, Centre
+from ssljax.methods.mae import MAE
+from ssljax.methods.moco import MoCo
+from ssljax.methods.moco_v3 import MoCoV3
+from ssljax.methods.rotation import Rotation
+from ssljax.methods.simclr import SimCLR
+from ssljax.methods.supervised import Supervised
+from ssljax.nets.dino_head import DINOHead
+from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.mae_decoder import MAEDecoder
+from ssljax.nets.inpainting import Decoder, Discriminator
+from ssljax.nets.small import SmallResNet
+from ssljax.nets.vit import ViT
+from ssljax.views.byol import BYOLViews
+from ssljax.views.multicrop import MultiCrop
+from ssljax.views.recipe import Recipe
+from ssljax.views.simclr import SimCLRViews
+from ssljax.views.supervised import CropFlip
+
+N, SIZE, CLASSES = 16, 12, 3
+RUN = Run(examples=160, batch=N, steps=20, steps_per_epoch=10)
+ENCODER = SmallResNet(stem_patch=2, widths=(8, 16), blocks=(1, 1))
+TWO_VIEWS = SimCLRViews(size=SIZE, blur=0.5)
+CROPS = SimCLRViews(size=SIZE, jitter=0.0, gray=0.0, blur=0.0)
+MULTI_CROP = MultiCrop(size=SIZE, local_size=8, local_count=3)
+BRANCHES = (ENCODER, *[ProjectionHead(widths=(16, 8), last_norm='none')] * 2)
+
+
+def falls(losses: Sequence[float]) -> bool:
+    """The loss of one batch, seen again and again, goes down."""
+    return np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def rises_and_falls(losses: Sequence[float]) -> bool:
+    """As random directions leave a queue for images that are hard to tell apart, then are not."""
+    return losses[0] < losses[5] and np.mean(losses[-5:]) < np.mean(losses[5:10])
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A method with what is particular about it.
+
+    Attributes:
+        method: small.
+        recipe: whose views it takes.
+        targets: the outputs of `forward` that the objective takes as constants.
+        moves: how the loss of one batch moves over 25 steps.
+        learning_rate: of those steps, SGD.
+        idle: regular expressions for parameters that get no gradient in the first step.
+    """
+
+    method: Method
+    recipe: Recipe
+    targets: tuple[str, ...] = ()
+    moves: Callable[[Sequence[float]], bool] = falls
+    learning_rate: float = 0.05
+    idle: tuple[str, ...] = ()
+
+
+METHODS = {
+    'dino': Case(
+        DINO(ENCODER, DINOHead((16,), bottleneck=8, prototypes=12)),
+        MULTI_CROP,
+        targets=('teacher',),
+    ),
+    # What the student drops is drawn from the keys of its examples: micro-batches change nothing.
+    'dino_vit': Case(
+        DINO(
+            ViT(width=16, depth=2, heads=2, patch=4, size=SIZE, drop_path=0.3),
+            DINOHead((16,), bottleneck=8, prototypes=12, learned_gain=True),
+        ),
+        MULTI_CROP,
+        targets=('teacher',),
+    ),
+    'simclr': Case(SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5), TWO_VIEWS),
+    'simclr_tiled': Case(
+        SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5, tile=8), TWO_VIEWS
+    ),
+    'byol': Case(BYOL(*BRANCHES), BYOLViews(size=SIZE), targets=('target',)),
+    'moco_v3': Case(MoCoV3(*BRANCHES, temperature=0.5), BYOLViews(size=SIZE), targets=('target',)),
+    # A queue that the batch does not divide, and one that two keys an example do.
+    'moco_v1': Case(
+        MoCo(
+            ENCODER,
+            ProjectionHead(widths=(16,), last_norm='none', last_bias=True),
+            temperature=0.07,
+            queue=Queue(40),
+        ),
+        CROPS,
+        targets=('key',),
+        moves=rises_and_falls,
+    ),
+    'moco_v2': Case(
+        MoCo(
+            ENCODER,
+            ProjectionHead(
+                widths=(16, 8),
+                hidden_norm='none',
+                hidden_bias=True,
+                last_norm='none',
+                last_bias=True,
+            ),
+            queue=Queue(64),
+            symmetric=True,
+        ),
+        CROPS,
+        targets=('key',),
+        moves=rises_and_falls,
+    ),
+    'mae': Case(
+        MAE(ViT(16, 2, 2, patch=4, position='sincos', initial='xavier'), MAEDecoder(8, 1, 2)),
+        CropFlip(size=SIZE),
+    ),
+    'supervised': Case(Supervised(ENCODER, classes=CLASSES), CropFlip(size=SIZE)),
+    'rotation': Case(Rotation(ENCODER), CropFlip(size=SIZE)),
+    'context_encoder_l2': Case(
+        ContextEncoder(ENCODER, Decoder((8,)), hole=Centre(rim=1), adversarial_weight=0.0),
+        CropFlip(size=SIZE, mean=(0.5,), std=(0.5,)),
+    ),
+    'context_encoder_adversarial': Case(
+        ContextEncoder(ENCODER, Decoder((8, 8)), Discriminator((8, 8)), Blocks(), 0.1),
+        CropFlip(size=SIZE, mean=(0.5,), std=(0.5,)),
+    ),
+}
