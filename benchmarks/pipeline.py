@@ -8,14 +8,15 @@ decode-and-crop and the same resize, its windows drawn beforehand. Goal: at leas
 the median over repetitions of the ratio by the clock. The pipeline decodes an image once for both
 views, so it is also set against a bare map that does. These take turns in one run. `per cpu-s` is
 images by second of processor time, which other work on the machine disturbs less than the rate.
-Where torchvision is installed, the same recipe runs in PyTorch's `DataLoader`, afterwards: its
-worker processes go on while others have their turn, and what they spend is not counted here, so
-that it has a rate by the clock alone.
+Where torchvision is installed, the same recipe runs in PyTorch's `DataLoader`, afterwards and in a
+process of its own (`torchvision_loader.py`), so that it has a rate by the clock alone.
 """
 
 import argparse
 import importlib.util
 import pathlib
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -49,7 +50,7 @@ def main():
             },
             options,
         )
-        rates |= measure(torch_loader(folder), options, processes=True)
+        rates |= torch_loader(folder, options)
         for other in [name for name in rates if name != 'ssljax']:
             print(f'ssljax / {other}: {compare(rates["ssljax"], rates[other], other == BARE)}')
     for name, size, view in small_sets():
@@ -105,34 +106,22 @@ def bare(folder, once):
     return (len(one) for one in data.with_options(options).as_numpy_iterator())
 
 
-def torch_loader(folder):
-    """The usual loader with the same recipe, if there is one."""
+def torch_loader(folder, options):
+    """The rates of the usual loader with the same recipe, if there is one; none by CPU time."""
     if not (importlib.util.find_spec('torch') and importlib.util.find_spec('torchvision')):
         print('torchvision not installed: its loader is left out')
         return {}
-    import torch
-    from torchvision import datasets, transforms
-
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.RandomHorizontalFlip(),
-            transforms.PILToTensor(),
-        ]
-    )
-
-    class Two(torch.utils.data.Dataset):
-        files = sorted(pathlib.Path(folder).glob('*.jpg'))
-
-        def __len__(self):
-            return 2**20
-
-        def __getitem__(self, number):
-            image = datasets.folder.default_loader(str(self.files[number % FILES]))
-            return torch.stack([transform(image), transform(image)])
-
-    loader = torch.utils.data.DataLoader(Two(), BATCH, num_workers=cores())
-    return {'torchvision loader': (len(one) for one in loader)}
+    script = pathlib.Path(__file__).with_name('torchvision_loader.py')
+    counts = (f'--repetitions={options.repetitions}', f'--batches={options.batches}')
+    sizes = (f'--size={SIZE}', f'--batch={BATCH}')
+    command = [sys.executable, str(script), folder, *counts, *sizes]
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if told.returncode:
+        print('torchvision is installed but does not run (its build must fit that of torch)')
+        return {}
+    rates = np.array([[float(rate), np.nan] for rate in told.stdout.split()])
+    print(f'{"torchvision loader":24} {np.median(rates[:, 0]):7.0f} images/s')
+    return {'torchvision loader': rates}
 
 
 def small_sets():
@@ -157,11 +146,8 @@ def compare(ours, theirs, has_goal):
     return said
 
 
-def measure(streams, options, processes=False):
-    """Rates of each, [repetitions, 2]: images by second, and by second of processor time.
-
-    The latter is not a number where `processes` other than this one do the work.
-    """
+def measure(streams, options):
+    """Rates of each, [repetitions, 2]: images by second, and by second of processor time."""
     rates = {name: [] for name in streams}
     for stream in streams.values():
         drain(stream, 4)
@@ -171,12 +157,11 @@ def measure(streams, options, processes=False):
             clock, cpu = time.perf_counter(), time.process_time()
             images = drain(stream, options.batches)
             spent = time.perf_counter() - clock, time.process_time() - cpu
-            rates[name].append([images / spent[0], np.nan if processes else images / spent[1]])
+            rates[name].append([images / spent[0], images / spent[1]])
     rates = {name: np.array(rate) for name, rate in rates.items()}
     for name, rate in rates.items():
         by_clock, by_cpu = np.median(rate, 0)
-        by_cpu = '' if processes else f' {by_cpu:7.0f} per cpu-s'
-        print(f'{name:24} {by_clock:7.0f} images/s{by_cpu}')
+        print(f'{name:24} {by_clock:7.0f} images/s {by_cpu:7.0f} per cpu-s')
     return rates
 
 
