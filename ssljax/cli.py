@@ -1,4 +1,4 @@
-"""The command line: `ssljax train | evaluate | export | report`.
+"""The command line: `ssljax train | evaluate | export | report | sweep`.
 
 Nothing heavy is imported before it is needed: `--help` answers at once.
 """
@@ -24,6 +24,7 @@ USAGE = """usage: ssljax COMMAND ...
   evaluate RUN         linear probe, few labels and kNN, beside random weights and raw pixels
   export RUN           hand the encoder on: native, torchvision
   report RUN           curves, views, neighbours and the table as one HTML page
+  sweep STUDY          run what is missing of a study: variants over seeds, one table, one figure
 
 `ssljax COMMAND --help` says more. RUN is a folder that `train` has written.
 """
@@ -70,6 +71,8 @@ class Evaluate:
     """Split that is scored (default: the run's)."""
     layer: str = 'pool'
     """Layer of the encoder."""
+    references: bool = True
+    """Whether random weights and raw pixels have a row each."""
     sgd: Literal['none', 'simclr', 'byol', 'moco'] = 'none'
     """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike."""
     batch: int = 256
@@ -94,6 +97,28 @@ class Report:
 
     run: Positional[str]
     """The folder of a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Run what is missing of STUDY: train and evaluate every variant with every seed.
+
+    Leaves results.csv, results.md (mean and standard deviation over seeds) and figure.png, written
+    anew as each run finishes. Stopped in any way, the same command goes on. Several shells may work
+    on one folder. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and saved, 1 some runs
+    failed, 2 bad input.
+    """
+
+    study: Positional[str]
+    """A file with a function `study() -> Study`, such as those in experiments/ablations/."""
+    folder: str | None = None
+    """Where the study is kept, on a local disk (default: studies/ and the name of the file)."""
+    only: tuple[str, ...] = ()
+    """Names of the variants to run (default: all)."""
+    smoke: bool = False
+    """Shrink every experiment to seconds, on made images: does everything work?"""
+    list: bool = False
+    """Say what there is and what is done, and run nothing."""
 
 
 def _train(arguments: list[str]) -> int:
@@ -124,6 +149,7 @@ COMMANDS = {
     'evaluate': _plain(Evaluate, 'evaluate'),
     'export': _plain(Export, 'export'),
     'report': _plain(Report, 'report'),
+    'sweep': _plain(Sweep, 'sweep'),
 }
 
 
@@ -152,8 +178,13 @@ def run(arguments: list[str]) -> int:
     # TensorFlow greets at length otherwise.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+    return guarded(lambda: COMMANDS[arguments[0]](arguments[1:]))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; an error that ssljax explains is printed without a traceback."""
     try:
-        return COMMANDS[arguments[0]](arguments[1:])
+        return command()
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get('SSLJAX_TRACEBACK') or not _explains_itself(error):
             raise

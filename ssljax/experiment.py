@@ -12,8 +12,8 @@ class Data:
     """Which images, by name and split.
 
     Attributes:
-        name: `fashion_mnist_10k`, a prepared TFDS data set (`cifar10`), a folder of images
-            (`folder:PATH`) or arrays (`arrays:FILE.npz`).
+        name: `fashion_mnist_10k`, `fashion_mnist` (its idx files), a prepared TFDS data set
+            (`cifar10`), a folder of images (`folder:PATH`) or arrays (`arrays:FILE.npz`).
         train: split to train on; for a folder, a subfolder. TFDS slices (`train[:90%]`) work.
         validation: split for everything that is looked at or chosen while training.
         test: split that is looked at once, by `ssljax evaluate`.

@@ -9,6 +9,7 @@ import tyro
 
 from ssljax import cli
 from ssljax.commands.train import resolve
+from ssljax.definitions import load_study
 from ssljax.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -16,7 +17,10 @@ README = (ROOT / 'README.md').read_text()
 BLOCKS = '\n'.join(re.findall(r'```sh\n(.*?)```', README, re.DOTALL)).replace('\\\n', ' ')
 COMMANDS = [words for line in BLOCKS.splitlines() if (words := shlex.split(line, comments=True))]
 TRAIN = [words[2:] for words in COMMANDS if words[:2] == ['ssljax', 'train']]
-OTHERS = [words[1:] for words in COMMANDS if words[0] == 'ssljax' and words[1] != 'train']
+SWEEP = [words[2:] for words in COMMANDS if words[:2] == ['ssljax', 'sweep']]
+OTHERS = [
+    words[1:] for words in COMMANDS if words[0] == 'ssljax' and words[1] not in ('train', 'sweep')
+]
 
 
 @pytest.mark.parametrize('words', TRAIN, ids=' '.join)
@@ -26,6 +30,13 @@ def test_training_commands_resolve(words, monkeypatch):
     experiment, folder = resolve(options, changes)
     assert isinstance(experiment, Experiment) and folder.startswith('runs/')
     assert changes == [] or experiment != resolve(options, [])[0]
+
+
+def test_sweeps_have_their_studies_and_variants(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in SWEEP:
+        options = tyro.cli(cli.Sweep, args=words)
+        assert load_study(options.study).runs(options.only)
 
 
 @pytest.mark.parametrize('words', OTHERS, ids=' '.join)

@@ -25,6 +25,9 @@ from ssljax.train.session import Session
 PRESETS = {'simclr': SIMCLR, 'byol': BYOL, 'moco': MOCO}
 """The SGD probes by the name `--sgd` takes."""
 
+RANDOM, PIXELS = 'the same at random', 'raw pixels'
+"""The rows that a run's encoder is compared with."""
+
 MOST_PIXELS = 2**30
 """Numbers in all images together (4 GiB in float32) beyond which raw pixels have no row."""
 
@@ -35,7 +38,26 @@ several arrays of that many numbers, 1 GiB each."""
 
 def main(options: Evaluate) -> int:
     """Evaluates; returns the exit code."""
-    folder, console = RunFolder.at(options.run), Console()
+    console = Console()
+    display = Display(**evaluated(options)['display'])
+    if console.is_terminal:
+        console.print(display)
+    else:
+        console.print(display.markdown(), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def evaluated(options: Evaluate) -> dict:
+    """What evaluation.json holds, having looked at test if this question is new.
+
+    Returns:
+        `question`: the step and the options; `table`: `Table.as_dict`, the run's encoder first;
+        `collapse`: measures by row; `display`: the table as text; `sgd`, if asked for.
+
+    Raises:
+        ValueError: there is no run with a checkpoint, or splits do not fit.
+    """
+    folder = RunFolder.at(options.run)
     session, state = load_state(folder)
     question = {'step': int(state.step), **dataclasses.asdict(options)}
     question.pop('run')
@@ -45,12 +67,7 @@ def main(options: Evaluate) -> int:
         half = folder.evaluation.with_suffix('.tmp')
         half.write_text(json.dumps(known, indent=1))
         half.replace(folder.evaluation)
-    display = Display(**known['display'])
-    if console.is_terminal:
-        console.print(display)
-    else:
-        console.print(display.markdown(), highlight=False, markup=False, soft_wrap=True)
-    return 0
+    return known
 
 
 def _known(folder: RunFolder) -> dict | None:
@@ -62,11 +79,11 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
     experiment = session.experiment
     sources = _sources(experiment.data, options)
     _check_memory(sources[0])
-    encoders, more = _encoders(session, state, options.layer), []
+    encoders, more = _encoders(session, state, options), []
     numbers = sum(s.examples for s in sources) * experiment.recipe.size**2 * sources[0].channels
-    if numbers <= MOST_PIXELS:
-        encoders['raw pixels'] = jax.jit(pixels)
-    else:
+    if options.references and numbers <= MOST_PIXELS:
+        encoders[PIXELS] = jax.jit(pixels)
+    elif options.references:
         more.append(
             f'Raw pixels are left out: {numbers:.1e} numbers, more than the {MOST_PIXELS:.1e} that '
             'are held in memory.'
@@ -94,15 +111,13 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
     return {**answer, 'display': dataclasses.asdict(display)}
 
 
-def _encoders(session: Session, state: TrainState, layer: str) -> dict[str, Embed]:
-    """The run's encoder and its random twin, by the names of their rows."""
+def _encoders(session: Session, state: TrainState, options: Evaluate) -> dict[str, Embed]:
+    """The run's encoder and, as a reference, its random twin, by the names of their rows."""
     method, recipe = session.experiment.method, session.experiment.recipe
     epochs = int(state.step) / session.run.steps_per_epoch
-    weights = lambda s: jitted(method, recipe, s.params, s.method, layer)
-    return {
-        f'{type(method).__name__}, {epochs:.0f} epochs': weights(state),
-        'the same at random': weights(session.fresh()),
-    }
+    weights = lambda s: jitted(method, recipe, s.params, s.method, options.layer)
+    encoders = {f'{type(method).__name__}, {epochs:.0f} epochs': weights(state)}
+    return encoders | ({RANDOM: weights(session.fresh())} if options.references else {})
 
 
 def _sources(data: Data, options: Evaluate) -> tuple[Source, Source, Source]:

@@ -15,6 +15,8 @@ def open_source(name: str, split: str) -> Source:
         name: one of
 
             - `fashion_mnist_10k`, embedded in the package; `made_images`, made on the spot;
+            - `fashion_mnist`, `fashion_mnist:FOLDER`: all of it, from its idx files (see
+              `fashion_full.load`);
             - the name of a TFDS set prepared in ArrayRecord format: `cifar10`, `cifar10:3.0.2`;
             - `folder:PATH`, or a path: a folder of JPEG and PNG files (see `folders.load`);
             - `arrays:PATH`, or a path that ends in `.npz` or `.npy` (see `arrays.load`).
@@ -31,21 +33,23 @@ def open_source(name: str, split: str) -> Source:
         ValueError: if there is no such data set or split, saying what there is.
     """
     kind, _, rest = name.partition(':')
-    if kind not in ('folder', 'arrays'):
-        kind, rest = _kind(name), name
-    elif not rest:
+    if kind in ('folder', 'arrays') and not rest:
         raise ValueError(f'{name!r} names no path; expected {name}PATH')
+    if kind not in ('folder', 'arrays', 'fashion_mnist'):
+        kind, rest = _kind(name), name
     if kind == 'arrays':
         return _arrays(rest, split)
     if kind == 'folder':
         from ssljax.data import folders
 
         return folders.load(rest, split)
-    from ssljax.data import fashion, made
+    from ssljax.data import fashion, fashion_full, made
 
-    for held in (fashion, made):
+    for held in (fashion, fashion_full, made):
         if name == held.NAME:
             return held.load(split)
+    if kind == fashion_full.NAME and _kind(rest) == 'folder':
+        return fashion_full.load(split, rest)
     from ssljax.data import arrayrecord
 
     return arrayrecord.load(name, split)

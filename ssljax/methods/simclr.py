@@ -51,7 +51,7 @@ class SimCLR(Method):
         k_encoder, k_head = jax.random.split(key)
         h, f = self.encoder.init_with_output(k_encoder, batch['image'][:, 0], train=False)
         g = self.head.init(k_head, h, train=False)
-        params = {'encoder': f['params'], 'head': g['params']}
+        params = {'encoder': f['params'], 'head': g.get('params', {})}
         stats = {'encoder': f.get('batch_stats', {}), 'head': g.get('batch_stats', {})}
         return params, {'stats': stats}
 

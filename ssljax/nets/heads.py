@@ -86,6 +86,14 @@ class ProjectionHead(nn.Module):
         return self.clone(widths=tuple(min(width, 32) for width in self.widths))
 
 
+class NoHead(nn.Module):
+    """No head at all: the loss acts on the features themselves, as an ablation."""
+
+    def __call__(self, x: Float[Array, 'n c'], train: bool) -> Float[Array, 'n c']:
+        """The features as they are, in at least float32; `train` changes nothing."""
+        return at_least_float32(x)
+
+
 class Classifier(nn.Module):
     """A linear classifier on features, in float32.
 

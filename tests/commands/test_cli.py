@@ -21,6 +21,7 @@ PROGRAM = 'from ssljax.cli import main; main()'
         (['evaluate', '--help'], 'random weights and raw pixels'),
         (['export', '--help'], 'safetensors'),
         (['report', '--help'], 'report.html'),
+        (['sweep', '--help'], 'every variant with every seed'),
         (['--version'], ssljax.__version__),
     ],
 )

@@ -116,6 +116,14 @@ def test_a_known_answer_is_shown_again_without_a_look_at_the_data(evaluated, mon
     assert answer(folder) == found
 
 
+def test_without_references_the_encoder_has_the_only_row_and_the_same_scores(copied, evaluated):
+    assert evaluate.main(Evaluate(run=copied, references=False)) == 0
+    found = answer(copied)
+    assert [row['name'] for row in found['table']['rows']] == ['SimCLR, 1 epochs']
+    assert found['table']['rows'][0] == evaluated[1]['table']['rows'][0]
+    assert found['display']['more'] == []
+
+
 def test_another_question_is_answered_anew(evaluated, monkeypatch):
     folder, _ = evaluated
     forbid(monkeypatch, 'open_source')
