@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from ssljax.core import Tree
-from ssljax.optim.optimizer import Optimizer, require
+from ssljax.optim.optimizer import Optimizer, add_weight_decay, require
 
 
 class MomentsState(NamedTuple):
@@ -44,11 +44,13 @@ class AdamW(Optimizer):
         require(good, 'betas', self.betas, 'two numbers in [0, 1)')
         require(self.epsilon > 0, 'epsilon', self.epsilon, 'above 0')
 
-    def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    def rule(
+        self, schedule: optax.Schedule, weight_decay: optax.Schedule
+    ) -> optax.GradientTransformation:
         """Moments, then weight decay, then the learning rate."""
         return optax.chain(
             scale_by_moments(self.betas, self.epsilon),
-            optax.add_decayed_weights(self.weight_decay, mask=self.included),
+            add_weight_decay(weight_decay, self.included),
             optax.scale_by_learning_rate(schedule),
         )
 

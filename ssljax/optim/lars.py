@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from ssljax.core import Tree
@@ -59,24 +60,26 @@ class LARS(Optimizer):
         require(0 <= self.momentum < 1, 'momentum', self.momentum, 'in [0, 1)')
         require(self.trust > 0, 'trust', self.trust, 'above 0')
 
-    def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    def rule(
+        self, schedule: optax.Schedule, weight_decay: optax.Schedule
+    ) -> optax.GradientTransformation:
         """Form C or P, with the state `LARSState`."""
 
         def init(params: Tree) -> LARSState:
             return LARSState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-        def adapted(g: Array, w: Array) -> Array:
-            u = g + self.weight_decay * w
+        def adapted(g: Array, w: Array, decay: ArrayLike) -> Array:
+            u = g + jnp.asarray(decay, w.dtype) * w
             size_w, size_u = norm(w), norm(u)
             both = (size_w > 0) & (size_u > 0)
             return jnp.where(both, self.trust * size_w / size_u, 1) * u
 
         def update(grads: Tree, state: LARSState, params: Tree) -> tuple[Tree, LARSState]:
-            rate = schedule(state.count)
+            rate, decay = schedule(state.count), weight_decay(state.count)
             before, behind = (rate, 1.0) if self.form == 'C' else (1.0, rate)
 
             def push(m: Array, g: Array, w: Array, left_in: bool) -> Array:
-                u = adapted(g, w) if left_in else g
+                u = adapted(g, w, decay) if left_in else g
                 return (self.momentum * m + before * u).astype(m.dtype)
 
             pushed = jax.tree.map(push, state.momentum, grads, params, self.included(params))

@@ -1,16 +1,18 @@
-"""What all optimizers share: the learning rate over a run, clipping, and what is left out."""
+"""What all optimizers share: rate and weight decay over a run, clipping, and what is left out."""
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ssljax.core import Run, Tree
+from ssljax.optim.freeze import freeze
 from ssljax.optim.paths import BIASES_AND_NORMS, check_pattern, matches
 
 Scaling = Literal['linear', 'sqrt', 'none']
@@ -19,7 +21,7 @@ Decay = Literal['cosine', 'constant', 'steps']
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share: the learning rate over a run, clipping, and what is left out.
+    """What all optimizers share: rate and weight decay over a run, clipping, and what is left out.
 
     Attributes:
         learning_rate: the base rate, as papers state it; >= 0.
@@ -32,6 +34,11 @@ class Optimizer:
         milestones: epochs at which the rate falls.
         milestone_factor: what it is then multiplied by.
         weight_decay: pull of the parameters towards 0; 0 or more.
+        final_weight_decay: where half a cosine over the whole run takes weight_decay, up or down;
+            None leaves it constant. DINO: from 0.04 to 0.4.
+        frozen: pairs of a regular expression and a number of epochs: parameters whose path matches
+            stay as they are for so long from the start (`freeze`), `inf` for ever. SwAV:
+            `(('prototypes', 1.0),)`.
         exclude: regular expressions; parameters with one of them in their path have no weight
             decay (and LARS does not adapt their rate).
         clip_global: largest norm of all gradients together; None does not clip.
@@ -46,6 +53,8 @@ class Optimizer:
     milestones: tuple[float, ...] = ()
     milestone_factor: float = 0.1
     weight_decay: float = 0.0
+    final_weight_decay: float | None = None
+    frozen: tuple[tuple[str, float], ...] = ()
     exclude: tuple[str, ...] = (BIASES_AND_NORMS,)
     clip_global: float | None = None
     clip_tensor: float | None = None
@@ -56,6 +65,12 @@ class Optimizer:
         for name in ('learning_rate', 'warmup_epochs', 'final_learning_rate', 'weight_decay'):
             value = getattr(self, name)
             require(0 <= value < math.inf, name, value, '0 or more, and finite')
+        last = self.final_weight_decay
+        good = last is None or 0 <= last < math.inf
+        require(good, 'final_weight_decay', last, '0 or more, and finite, or None to stay constant')
+        for pattern, epochs in self.frozen:
+            check_pattern(pattern)
+            require(epochs >= 0, f'frozen for {pattern!r}', epochs, '0 or more epochs, or inf')
         require(self.milestone_factor > 0, 'milestone_factor', self.milestone_factor, 'above 0')
         for name in ('clip_global', 'clip_tensor'):
             limit = getattr(self, name)
@@ -128,10 +143,38 @@ class Optimizer:
             clips.append(clip_each(self.clip_tensor))
         if self.clip_global is not None:
             clips.append(optax.clip_by_global_norm(self.clip_global))
-        return optax.chain(*clips, self.rule(self.schedule(run)))
+        rule = self.rule(self.schedule(run), self.weight_decay_schedule(run))
+        transform = optax.chain(*clips, rule)
+        for pattern, epochs in self.frozen:
+            until = round(min(epochs * run.steps_per_epoch, run.steps))
+            transform = freeze(transform, pattern, until)
+        return transform
 
-    def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """The update from clipped gradients: what makes one optimizer differ from another."""
+    def weight_decay_schedule(self, run: Run) -> optax.Schedule:
+        """The weight decay as a function of the step, counted from 0.
+
+        Over T steps in all it is final + (first - final) * (1 + cos(pi t / T)) / 2.
+        """
+        first, final = self.weight_decay, self.final_weight_decay
+        if final is None:
+            return lambda step: first
+
+        def decay(step: ArrayLike) -> Float[Array, '']:
+            t = jnp.asarray(step, jnp.result_type(float))
+            progress = jnp.clip(t / run.steps, 0, 1)
+            return final + (first - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+        return decay
+
+    def rule(
+        self, schedule: optax.Schedule, weight_decay: optax.Schedule
+    ) -> optax.GradientTransformation:
+        """The update from clipped gradients: what makes one optimizer differ from another.
+
+        Args:
+            schedule: the learning rate by step.
+            weight_decay: likewise.
+        """
         raise NotImplementedError
 
     def smoke(self) -> 'Optimizer':
@@ -144,6 +187,32 @@ class Optimizer:
     def included(self, params: Tree) -> Tree:
         """Which parameters `exclude` leaves in, as a tree of bools."""
         return jax.tree.map(lambda found: not found, matches(self.exclude, params))
+
+
+class DecayState(NamedTuple):
+    """Steps taken."""
+
+    count: Int[Array, '']
+
+
+def add_weight_decay(
+    weight_decay: optax.Schedule, included: Callable[[Tree], Tree]
+) -> optax.GradientTransformation:
+    """Adds `weight_decay(step) * w` to the updates of the parameters that `included` says."""
+
+    def init(params: Tree) -> DecayState:
+        return DecayState(jnp.zeros((), jnp.int32))
+
+    def update(updates: Tree, state: DecayState, params: Tree) -> tuple[Tree, DecayState]:
+        rate = weight_decay(state.count)
+
+        def decayed(u: Array, w: Array, left_in: bool) -> Array:
+            return u + jnp.asarray(rate, w.dtype) * w if left_in else u
+
+        updates = jax.tree.map(decayed, updates, params, included(params))
+        return updates, DecayState(state.count + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def clip_each(limit: float) -> optax.GradientTransformation:

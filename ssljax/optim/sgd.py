@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from ssljax.optim.optimizer import Optimizer, require
+from ssljax.optim.optimizer import Optimizer, add_weight_decay, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,11 @@ class SGD(Optimizer):
                 'nesterov is True and momentum 0; Nesterov needs momentum, such as 0.9'
             )
 
-    def rule(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+    def rule(
+        self, schedule: optax.Schedule, weight_decay: optax.Schedule
+    ) -> optax.GradientTransformation:
         """Weight decay, then optax's momentum."""
         return optax.chain(
-            optax.add_decayed_weights(self.weight_decay, mask=self.included),
+            add_weight_decay(weight_decay, self.included),
             optax.sgd(schedule, self.momentum or None, nesterov=self.nesterov),
         )

@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +15,8 @@ UNTIL = 3
 RULES = {
     'lars C': LARS(weight_decay=0.1, warmup_epochs=1.0, form='C', clip_tensor=1.0),
     'lars P': LARS(weight_decay=0.1, warmup_epochs=1.0, form='P'),
-    'adamw': AdamW(learning_rate=0.01, warmup_epochs=1.0, clip_tensor=1.0),
-    'sgd': SGD(weight_decay=0.1, warmup_epochs=1.0),
+    'adamw': AdamW(learning_rate=0.01, warmup_epochs=1.0, clip_tensor=1.0, final_weight_decay=0.5),
+    'sgd': SGD(weight_decay=0.1, warmup_epochs=1.0, final_weight_decay=0.4),
 }
 
 
@@ -69,9 +72,9 @@ def test_frozen_parameters_keep_their_bits_and_the_others_do_not_notice(name):
 def test_thawed_parameters_start_with_fresh_moments_at_the_rate_of_that_step(name):
     optimizer = RULES[name]
     frozen, _ = walk(freeze(optimizer.build(RUN), 'last', UNTIL), some_params(), GRADS)
-    late, schedule = optimizer.rule, optimizer.schedule(RUN)
+    schedule, decay = optimizer.schedule(RUN), optimizer.weight_decay_schedule(RUN)
     # An optimizer that begins at that step, on that parameter alone, with the clock put forward.
-    fresh = late(lambda step: schedule(step + UNTIL))
+    fresh = optimizer.rule(lambda step: schedule(step + UNTIL), lambda step: decay(step + UNTIL))
     if optimizer.clip_tensor is not None:
         fresh = optax.chain(optax.clip_by_global_norm(optimizer.clip_tensor), fresh)
     alone = [{'kernel': last(grad)} for grad in GRADS[UNTIL:]]
@@ -130,3 +133,37 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_near_paths():
         freeze(RULES['sgd'].build(RUN), '(', UNTIL)
     with pytest.raises(ValueError, match='until_step is -1'):
         freeze(RULES['sgd'].build(RUN), 'last', -1)
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_a_field_freezes_for_so_many_epochs(name):
+    by_field = dataclasses.replace(RULES[name], frozen=(('^head/last/', 0.75),)).build(RUN)
+    by_hand = freeze(RULES[name].build(RUN), '^head/last/', UNTIL)
+    field, _ = walk(by_field, some_params(), GRADS)
+    hand, _ = walk(by_hand, some_params(), GRADS)
+    for a, b in zip(field, hand, strict=True):
+        assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
+
+
+def test_several_are_frozen_each_for_its_time():
+    frozen = (('last', 0.25), ('encoder', 0.5))
+    seen, _ = walk(AdamW(warmup_epochs=0.0, frozen=frozen).build(RUN), some_params(), GRADS[:4])
+    seen = [jax.tree.map(jnp.asarray, some_params()), *seen]
+    moved = [
+        tuple(bits(x) != bits(y) for x, y in zip(map(f, seen), map(f, seen[1:]), strict=False))
+        for f in (last, lambda params: params['encoder']['kernel'])
+    ]
+    assert moved == [(False, True, True, True), (False, False, True, True)]
+
+
+def test_what_is_frozen_for_ever_never_moves():
+    grads = [some_params(seed) for seed in range(RUN.steps)]
+    forever = SGD(frozen=(('last', math.inf),)).build(RUN)
+    seen, _ = walk(forever, some_params(), grads)
+    assert bits(last(seen[-1])) == bits(jnp.asarray(last(some_params())))
+    assert bits(seen[-1]['encoder']['kernel']) != bits(seen[0]['encoder']['kernel'])
+
+
+def test_frozen_patterns_that_match_nothing_are_found_when_initialised():
+    with pytest.raises(ValueError, match="no parameter matches 'prototype'"):
+        SGD(frozen=(('prototype', 1.0),)).build(RUN).init(some_params())

@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ssljax import config
+from ssljax import config, overrides
 from ssljax.core import Run
 from ssljax.optim import LARS, SGD, AdamW
 
@@ -78,6 +78,58 @@ def test_steps_fall_at_their_milestones():
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
+def decay_at(optimizer, *steps):
+    schedule = optimizer.weight_decay_schedule(RUN)
+    return np.array([schedule(step) for step in steps])
+
+
+@pytest.mark.usefixtures('x64')
+def test_weight_decay_follows_half_a_cosine_over_the_whole_run():
+    t = np.arange(RUN.steps + 1)
+    for first, final in ((0.04, 0.4), (0.4, 0.0)):
+        adamw = AdamW(weight_decay=first, final_weight_decay=final, warmup_epochs=3.0)
+        expected = final + (first - final) * (1 + np.cos(np.pi * t / RUN.steps)) / 2
+        np.testing.assert_allclose(decay_at(adamw, *t), expected, rtol=1e-14, atol=1e-17)
+        corners = decay_at(adamw, 0, 100, 200, 300)
+        np.testing.assert_allclose(corners, [first, (first + final) / 2, final, final], atol=1e-16)
+
+
+def test_without_a_final_weight_decay_it_is_constant():
+    assert set(decay_at(AdamW(weight_decay=0.3), 0, 1, 100, 200)) == {0.3}
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('make', [AdamW, SGD])
+def test_the_step_taken_uses_the_scheduled_weight_decay(make):
+    optimizer = make(
+        learning_rate=0.1, scaling='none', weight_decay=0.2, final_weight_decay=2.0, exclude=('b',)
+    )
+    if isinstance(optimizer, SGD):
+        optimizer = dataclasses.replace(optimizer, momentum=0.0)
+    transform, rate = optimizer.build(RUN), optimizer.schedule(RUN)
+    params = {'a': jnp.full(3, 2.0), 'b': jnp.full(3, 2.0)}
+    state = transform.init(params)
+    for step in range(40):
+        updates, state = transform.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        pull = rate(step) * optimizer.weight_decay_schedule(RUN)(step) * 2
+        np.testing.assert_allclose(updates['a'], -pull, rtol=1e-12)
+        np.testing.assert_array_equal(updates['b'], 0)
+
+
+@pytest.mark.usefixtures('x64')
+def test_lars_adapts_to_the_scheduled_weight_decay():
+    lars = LARS(weight_decay=0.1, final_weight_decay=3.0, warmup_epochs=0.0, momentum=0.0)
+    transform, rate = lars.build(RUN), lars.schedule(RUN)
+    w, g = np.array([3.0, 4.0]), np.array([1.0, 0.0])
+    params, grads = {'kernel': jnp.asarray(w)}, {'kernel': jnp.asarray(g)}
+    state = transform.init(params)
+    for step in range(40):
+        updates, state = transform.update(grads, state, params)
+        u = g + lars.weight_decay_schedule(RUN)(step) * w
+        expected = -rate(step) * 0.001 * 5 / np.linalg.norm(u) * u
+        np.testing.assert_allclose(updates['kernel'], expected, rtol=1e-12)
+
+
 def test_the_step_taken_uses_the_scheduled_rate():
     sgd = SGD(momentum=0.0, learning_rate=1.0, scaling='none', warmup_epochs=2.0)
     transform, schedule = sgd.build(RUN), sgd.schedule(RUN)
@@ -95,6 +147,11 @@ def test_the_step_taken_uses_the_scheduled_rate():
         (lambda: LARS(learning_rate=float('nan')), 'learning_rate is nan'),
         (lambda: LARS(learning_rate=float('inf')), 'learning_rate is inf'),
         (lambda: LARS(weight_decay=-1e-6), 'weight_decay is -1e-06'),
+        (lambda: AdamW(final_weight_decay=-0.4), 'final_weight_decay is -0.4; .* None'),
+        (lambda: AdamW(final_weight_decay=float('inf')), 'final_weight_decay is inf'),
+        (lambda: SGD(frozen=(('last(', 1.0),)), "'last.' is not a regular expression"),
+        (lambda: SGD(frozen=(('last', -1.0),)), "frozen for 'last' is -1.0; it must be 0 or more"),
+        (lambda: SGD(frozen=(('last', float('nan')),)), "frozen for 'last' is nan"),
         (lambda: LARS(warmup_epochs=-1.0), 'warmup_epochs is -1.0'),
         (lambda: LARS(momentum=1.0), r'momentum is 1.0; it must be in \[0, 1\)'),
         (lambda: LARS(trust=0.0), 'trust is 0.0; it must be above 0'),
@@ -139,7 +196,7 @@ def test_bad_values_are_refused(make, message):
     'optimizer',
     [
         LARS(),
-        AdamW(warmup_epochs=40.0, final_learning_rate=1e-4),
+        AdamW(warmup_epochs=40.0, final_learning_rate=1e-4, final_weight_decay=0.4),
         SGD(decay='steps', milestones=(120.0, 160.0)),
     ],
 )
@@ -170,7 +227,25 @@ def test_bad_values_are_refused_without_type_checks_too(make, message, monkeypat
         make()
 
 
-@pytest.mark.parametrize('optimizer', [LARS(form='P'), AdamW(clip_global=1.0), SGD(exclude=('a',))])
+FROZEN = (('^head/last', 1.0), ('stem', float('inf')))
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        LARS(form='P'),
+        AdamW(clip_global=1.0, final_weight_decay=0.4),
+        SGD(exclude=('a',), frozen=FROZEN),
+    ],
+)
 def test_optimizers_survive_a_configuration_file(optimizer):
     back = config.decode(json.loads(json.dumps(config.encode(optimizer))))
     assert back == optimizer and hash(back) == hash(optimizer)
+
+
+def test_freezing_and_weight_decay_are_edited_on_the_command_line():
+    line = '--frozen ^head/last 1 stem inf --final-weight-decay 0.4'
+    edited = overrides.apply(AdamW(), line.split(), 'ssljax')
+    assert edited == AdamW(frozen=FROZEN, final_weight_decay=0.4)
+    back = overrides.apply(edited, ['--frozen', '--final-weight-decay', 'None'], 'ssljax')
+    assert back == AdamW()
