@@ -31,12 +31,11 @@ def initial_state(session: Session) -> TrainState:
     given = trained_encoder(origin)
 
     def taken_over(params: Tree, stats: Tree) -> tuple[Tree, Tree]:
-        here = {'params': params['encoder'], 'batch_stats': stats['encoder']}
+        # An encoder without BatchNorm has no statistics, and its method may not mention them.
+        here = {'params': params['encoder'], 'batch_stats': stats.get('encoder', {})}
         placed = _fit(here, given, origin)
-        return (
-            {**params, 'encoder': placed['params']},
-            {**stats, 'encoder': placed['batch_stats']},
-        )
+        kept = {'encoder': placed['batch_stats']} if 'encoder' in stats else {}
+        return {**params, 'encoder': placed['params']}, {**stats, **kept}
 
     method = dict(fresh.method)
     params, method['stats'] = taken_over(fresh.params, fresh.method['stats'])

@@ -11,24 +11,28 @@ import pytest
 from ssljax.experiment import Data, Experiment
 from ssljax.export import native, torchvision
 from ssljax.methods.byol import BYOL
+from ssljax.methods.mae import MAE
 from ssljax.methods.simclr import SimCLR
 from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.mae_decoder import MAEDecoder
 from ssljax.nets.resnet import ResNet
 from ssljax.nets.small import SmallResNet
+from ssljax.nets.vit import vit
 from ssljax.optim import LARS
 from ssljax.train.initial import initial_state, trained_encoder
 from ssljax.train.session import Session
 from ssljax.views.simclr import SimCLRViews
+from ssljax.views.supervised import CropFlip
 
 RESNET = ResNet(depth=18)
 SMALL = SmallResNet(stem_patch=4, widths=(8,), blocks=(1,))
 HEAD = ProjectionHead(widths=(16, 8))
 
 
-def session(method, origin=None):
+def session(method, origin=None, recipe=None):
     experiment = Experiment(
         method=method,
-        recipe=SimCLRViews(size=16, blur=0.0),
+        recipe=recipe or SimCLRViews(size=16, blur=0.0),
         optimizer=LARS(learning_rate=0.3, warmup_epochs=0.0),
         data=Data(name='made_images'),
         batch=32,
@@ -138,3 +142,16 @@ def test_without_an_origin_the_state_is_fresh():
     key = jax.random.key_data
     same = lambda s: dataclasses.replace(s, key=key(s.key))
     assert_same(same(initial_state(opened)), same(opened.fresh()))
+
+
+def test_an_encoder_without_batch_norm_is_taken_over(tmp_path):
+    encoder = vit('Ti', patch=4, width=8, depth=1, heads=2, position='sincos')
+    variables = drawn(encoder)
+    native.save(tmp_path / 'export', encoder, variables, {})
+    small = MAEDecoder(width=8, depth=1, heads=2)
+    masked = session(MAE(encoder, small), tmp_path / 'export', CropFlip(size=16))
+    state = initial_state(masked)
+    assert_same(state.params['encoder'], variables['params'])
+    assert_same(state.method, masked.fresh().method)
+    state = initial_state(session(BYOL(encoder, HEAD, HEAD), tmp_path / 'export'))
+    assert_same(state.method['target']['encoder'], variables['params'])
