@@ -1,11 +1,12 @@
-"""The queue: what goes in first goes out first, whatever its length."""
+"""The queue: first in, first out, whatever its length. The bank: every example has its row."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ssljax.memory import Queue
+from ssljax.memory import Bank, Queue
 
 WIDTH = 4
 
@@ -102,3 +103,95 @@ def test_a_queue_shorter_than_the_batch_is_refused():
 def test_shrinks_for_a_smoke_run_but_never_grows():
     assert Queue(65_536).smoke() == Queue(64)
     assert Queue(20).smoke() == Queue(20)
+
+
+# The bank
+
+
+def bank(examples=10, momentum=0.5):
+    held = Bank(momentum)
+    return held, held.init(jax.random.key(0), examples, WIDTH)
+
+
+def directions(n, seed=1):
+    rows = np.random.default_rng(seed).normal(size=(n, WIDTH)).astype(np.float32)
+    return jnp.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def test_a_bank_moves_the_rows_of_the_batch_and_no_other():
+    held, start = bank()
+    index, new = jnp.asarray([7, 0, 3], jnp.int32), directions(3)
+    after = np.asarray(jax.jit(held.update)(start, index, new))
+    others = np.setdiff1d(np.arange(10), index)
+    np.testing.assert_array_equal(after[others], start[others])
+    want = 0.5 * np.asarray(start)[index] + 0.5 * np.asarray(new)
+    want = want / np.linalg.norm(want, axis=1, keepdims=True)
+    np.testing.assert_allclose(after[index], want, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, rtol=1e-6)
+
+
+def test_momentum_1_keeps_the_row_and_0_takes_the_vector():
+    index, new = jnp.asarray([7, 0, 3], jnp.int32), directions(3)
+    held, start = bank(momentum=1.0)
+    np.testing.assert_allclose(held.update(start, index, new), start, atol=1e-6)
+    held, start = bank(momentum=0.0)
+    np.testing.assert_allclose(held.update(start, index, new)[index], new, atol=1e-6)
+
+
+def test_of_the_same_row_twice_the_last_is_taken():
+    held, start = bank(momentum=0.0)
+    index = jnp.asarray([4, 1, 4, 9, 4, 1], jnp.int32)
+    new = directions(6)
+    after = jax.jit(held.update)(start, index, new)
+    np.testing.assert_allclose(
+        after[jnp.asarray([4, 1, 9])], new[jnp.asarray([4, 5, 3])], rtol=1e-6
+    )
+    rest = jnp.asarray([0, 2, 3, 5, 6, 7, 8])
+    np.testing.assert_array_equal(after[rest], start[rest])
+
+
+def test_opposite_vectors_leave_a_row_that_recovers():
+    held, start = bank()
+    index = jnp.asarray([2], jnp.int32)
+    empty = held.update(start, index, -start[index])
+    np.testing.assert_array_equal(empty[2], 0)
+    after = held.update(empty, index, directions(1))
+    np.testing.assert_allclose(after[2], directions(1)[0], rtol=1e-6)
+
+
+def test_a_bank_starts_with_random_directions_and_passes_no_gradient():
+    held, start = bank(4096)
+    np.testing.assert_allclose(np.linalg.norm(start, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(start.T @ start / 4096, np.eye(WIDTH) / WIDTH, atol=0.02)
+    index = jnp.arange(3, dtype=jnp.int32)
+
+    def through(rows, new):
+        return jnp.sum(held.read(rows)) + jnp.sum(held.update(start, index, new) ** 3)
+
+    for slope in jax.grad(through, (0, 1))(start, directions(3)):
+        np.testing.assert_array_equal(slope, 0)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.float64])
+def test_a_bank_keeps_its_own_type(x64, dtype):
+    held, start = bank()
+    index = jax.ShapeDtypeStruct((3,), jnp.int32)
+    after = jax.eval_shape(
+        held.update, start.astype(dtype), index, jax.ShapeDtypeStruct((3, WIDTH), jnp.float64)
+    )
+    assert after.dtype == dtype
+
+
+def test_a_bank_is_the_same_on_one_and_eight_devices(mesh8):
+    held, start = bank(50)
+    index, new = jnp.asarray([7, 0, 3, 7, 12, 49, 3, 20], jnp.int32), directions(8)
+    split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
+    with jax.set_mesh(mesh8):
+        eight = jax.jit(held.update, in_shardings=(whole, split, split))(start, index, new)
+    np.testing.assert_allclose(eight, held.update(start, index, new), atol=1e-6)
+
+
+def test_a_momentum_outside_of_0_and_1_is_refused():
+    for momentum in (-0.1, 1.1):
+        with pytest.raises(ValueError, match='outside'):
+            Bank(momentum)

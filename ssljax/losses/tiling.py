@@ -88,7 +88,7 @@ def _tiled(x, y, own, tile):
 def _tiled_forward(x, y, own, tile):
     columns = _everywhere(y)
     rows = (x, _first_left_out(x, own))
-    out = _by_rows(functools.partial(_of_rows, own=own), rows, columns, tile)
+    out = by_rows(functools.partial(_of_rows, own=own), rows, columns, tile)
     return out, (x, y, columns, out)
 
 
@@ -112,8 +112,8 @@ def _tiled_backward(own, tile, saved, g):
     # sum to carry (and to reduce across devices) from block to block, and where nobody asks for it,
     # as with MoCo's queue, the whole loop is dead code.
     transposed = max(1, tile * len(y) // len(x))
-    dx = _by_rows(to_x, ((x, _first_left_out(x, own)), out, g), columns, tile)
-    dy = _by_rows(to_y, (y, _first_left_out(y, own)), _everywhere((x, out, g)), transposed)
+    dx = by_rows(to_x, ((x, _first_left_out(x, own)), out, g), columns, tile)
+    dy = by_rows(to_y, (y, _first_left_out(y, own)), _everywhere((x, out, g)), transposed)
     return dx, dy
 
 
@@ -128,7 +128,7 @@ def _tiled_self(x, own, tile):
 def _tiled_self_forward(x, own, tile):
     columns = _everywhere(x)
     rows = (x, _first_left_out(x, own))
-    out = _by_rows(functools.partial(_of_rows, own=own), rows, columns, tile)
+    out = by_rows(functools.partial(_of_rows, own=own), rows, columns, tile)
     return out, (x, columns, out)
 
 
@@ -148,13 +148,13 @@ def _tiled_self_backward(own, tile, saved, g):
         return matmul(as_row + as_column, x)
 
     every = (columns, *_everywhere((out, g)))
-    return (_by_rows(to_x, ((x, _first_left_out(x, own)), out, g), every, tile),)
+    return (by_rows(to_x, ((x, _first_left_out(x, own)), out, g), every, tile),)
 
 
 _tiled_self.defvjp(_tiled_self_forward, _tiled_self_backward)
 
 
-def _by_rows(function: Callable, rows, every, tile: int) -> Array:
+def by_rows(function: Callable, rows, every, tile: int) -> Array:
     """`function(block of rows, every)` for one block of at most `tile` rows after the other.
 
     Block j holds the rows j, j + blocks, j + 2 blocks, ...: each device of a sharded batch finds
