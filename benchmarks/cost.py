@@ -28,14 +28,20 @@ from ssljax.core import Method, Signature
 from ssljax.experiment import Data, Experiment
 from ssljax.memory import Queue
 from ssljax.methods.byol import BYOL
+from ssljax.methods.dino import DINO
 from ssljax.methods.moco import MoCo
 from ssljax.methods.moco_v3 import MoCoV3
+from ssljax.methods.npid import NPID
+from ssljax.methods.rotation import Rotation
 from ssljax.methods.simclr import SimCLR
 from ssljax.methods.supervised import Supervised
+from ssljax.methods.swav import SwAV
+from ssljax.nets.dino_head import DINOHead
 from ssljax.nets.resnet import ResNet
 from ssljax.optim import SGD
 from ssljax.train.session import Session, batch_shapes
 from ssljax.views.byol import BYOLViews
+from ssljax.views.multicrop import MultiCrop
 from ssljax.views.recipe import Recipe
 from ssljax.views.simclr import SimCLRViews
 from ssljax.views.supervised import CropFlip
@@ -80,6 +86,15 @@ CASES = {
         (GRADIENT, FORWARD),
     ),
     'moco_v3': Case(MoCoV3(RESNET), BYOLViews(size=SIZE), (GRADIENT, GRADIENT, FORWARD, FORWARD)),
+    'npid': Case(NPID(RESNET), ONE, (GRADIENT,)),
+    'rotation': Case(Rotation(RESNET), ONE, (Pass(4),)),
+    'swav': Case(SwAV(RESNET, prototypes=512), TWO, (Pass(2),)),
+    # Two global views by student and teacher, two local ones of half the size by the student.
+    'dino': Case(
+        DINO(RESNET, DINOHead(prototypes=4096)),
+        MultiCrop(size=SIZE, local_size=SIZE // 2, local_count=2),
+        (Pass(2), Pass(2, size=SIZE // 2), Pass(2, backward=False)),
+    ),
     'byol': Case(BYOL(RESNET), BYOLViews(size=SIZE), (GRADIENT, GRADIENT, FORWARD, FORWARD)),
 }
 

@@ -12,19 +12,27 @@ from ssljax.core import Method, Run
 from ssljax.memory import Queue
 from ssljax.methods.byol import BYOL
 from ssljax.methods.context_encoder import ContextEncoder
-from ssljax.methods.dino import DINO
+from ssljax.methods.cpc import CPC
+from ssljax.methods.deepcluster import DeepCluster
+from ssljax.methods.dino import DINO, Temperature
 from ssljax.methods.holes import Blocks, Centre
 from ssljax.methods.mae import MAE
 from ssljax.methods.moco import MoCo
 from ssljax.methods.moco_v3 import MoCoV3
+from ssljax.methods.npid import NPID
 from ssljax.methods.rotation import Rotation
 from ssljax.methods.simclr import SimCLR
 from ssljax.methods.supervised import Supervised
+from ssljax.methods.swav import SwAV
 from ssljax.nets.dino_head import DINOHead
 from ssljax.nets.heads import ProjectionHead
-from ssljax.nets.mae_decoder import MAEDecoder
 from ssljax.nets.inpainting import Decoder, Discriminator
+from ssljax.nets.mae_decoder import MAEDecoder
+from ssljax.nets.patch_encoder import PatchEncoder
+from ssljax.nets.pixelcnn import PixelCNN
+from ssljax.nets.preact_resnet import PreActResNet
 from ssljax.nets.small import SmallResNet
+from ssljax.nets.sobel import Sobel
 from ssljax.nets.vit import ViT
 from ssljax.views.byol import BYOLViews
 from ssljax.views.multicrop import MultiCrop
@@ -37,7 +45,16 @@ RUN = Run(examples=160, batch=N, steps=20, steps_per_epoch=10)
 ENCODER = SmallResNet(stem_patch=2, widths=(8, 16), blocks=(1, 1))
 TWO_VIEWS = SimCLRViews(size=SIZE, blur=0.5)
 CROPS = SimCLRViews(size=SIZE, jitter=0.0, gray=0.0, blur=0.0)
-MULTI_CROP = MultiCrop(size=SIZE, local_size=8, local_count=3)
+MULTI_CROP = MultiCrop(
+    size=SIZE,
+    local_size=8,
+    local_count=2,
+    jitter=0.0,
+    gray=0.0,
+    blur=(0.0, 0.0),
+    solarize=(0.0, 0.5),
+    local_blur=0.0,
+)
 BRANCHES = (ENCODER, *[ProjectionHead(widths=(16, 8), last_norm='none')] * 2)
 
 
@@ -73,16 +90,38 @@ class Case:
 
 
 METHODS = {
+    'deepcluster': Case(DeepCluster(Sobel(ENCODER), clusters=8, components=8), CropFlip(size=SIZE)),
+    'swav': Case(SwAV(ENCODER, ProjectionHead(widths=(16, 8)), prototypes=6), MULTI_CROP),
+    # A queue that the batch does not divide, in use from the fourth step.
+    'swav_queue': Case(
+        SwAV(
+            ENCODER,
+            ProjectionHead(widths=(16, 8), last_norm='none'),
+            prototypes=6,
+            queue=Queue(40),
+            queue_from=0.0,
+        ),
+        TWO_VIEWS,
+    ),
+    # Temperatures nearer to 1, and a head with BatchNorm: 25 steps of SGD are too few for a centre
+    # to follow what networks this small have in common to all images.
     'dino': Case(
-        DINO(ENCODER, DINOHead((16,), bottleneck=8, prototypes=12)),
+        DINO(
+            ENCODER,
+            DINOHead((16,), bottleneck=8, prototypes=12, batch_norm=True),
+            student_temperature=0.5,
+            teacher_temperature=Temperature(0.25, 0.25),
+        ),
         MULTI_CROP,
         targets=('teacher',),
     ),
     # What the student drops is drawn from the keys of its examples: micro-batches change nothing.
     'dino_vit': Case(
         DINO(
-            ViT(width=16, depth=2, heads=2, patch=4, size=SIZE, drop_path=0.3),
-            DINOHead((16,), bottleneck=8, prototypes=12, learned_gain=True),
+            ViT(width=16, depth=2, heads=2, patch=4, size=SIZE, pool='mean', drop_path=0.3),
+            DINOHead((16,), bottleneck=8, prototypes=12, batch_norm=True, learned_gain=True),
+            student_temperature=0.5,
+            teacher_temperature=Temperature(0.25, 0.25),
         ),
         MULTI_CROP,
         targets=('teacher',),
@@ -122,6 +161,31 @@ METHODS = {
         targets=('key',),
         moves=rises_and_falls,
     ),
+    'npid_nce': Case(
+        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=20, tile=8),
+        CropFlip(size=SIZE),
+    ),
+    'npid_softmax': Case(
+        NPID(
+            ENCODER,
+            ProjectionHead(widths=(8,), last_norm='none'),
+            0.2,
+            negatives=None,
+            proximal=0.1,
+        ),
+        CropFlip(size=SIZE),
+    ),
+    # A grid of 5 x 5 patches of 4 pixels.
+    'cpc': Case(
+        CPC(
+            PatchEncoder(PreActResNet((8, 16), (1, 1), 'cifar', 'layer'), patch=4, stride=2),
+            PixelCNN(1, 16),
+            steps=2,
+            subcrop=1,
+            tile=32,
+        ),
+        CropFlip(size=SIZE),
+    ),
     'mae': Case(
         MAE(ViT(16, 2, 2, patch=4, position='sincos', initial='xavier'), MAEDecoder(8, 1, 2)),
         CropFlip(size=SIZE),
@@ -135,5 +199,6 @@ METHODS = {
     'context_encoder_adversarial': Case(
         ContextEncoder(ENCODER, Decoder((8, 8)), Discriminator((8, 8)), Blocks(), 0.1),
         CropFlip(size=SIZE, mean=(0.5,), std=(0.5,)),
+        learning_rate=0.005,
     ),
 }
