@@ -159,9 +159,10 @@ def test_targets_are_constants(case, x64):
     assert all(np.all(np.asarray(leaf) == 0) for leaf in carried)
 
 
-def test_a_target_that_is_no_constant_would_show(case, x64, monkeypatch):
-    if not case.targets:
-        return
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [name for name, case in METHODS.items() if case.targets])
+def test_a_target_that_is_no_constant_would_show(name, x64, monkeypatch):
+    case = METHODS[name]
     batch = ready_batch(case.recipe, jnp.float64)
     grads, _, _ = gradients(case, batch)
     monkeypatch.setattr(jax.lax, 'stop_gradient', lambda x: x)
@@ -170,7 +171,7 @@ def test_a_target_that_is_no_constant_would_show(case, x64, monkeypatch):
     assert float(moved) > 1e-6 or float(optax.global_norm(carried)) > 1e-6
 
 
-@pytest.mark.parametrize('parts', [1, 2, 4])
+@pytest.mark.parametrize('parts', [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))])
 def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, parts, x64):
     batch = ready_batch(case.recipe, jnp.float64)
     params, state = fresh(case, batch, jnp.float64)
@@ -208,6 +209,7 @@ def test_order_of_examples_does_not_matter(case, x64):
     np.testing.assert_allclose(loss, other, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_constant_images_give_a_finite_loss(case):
     method, recipe = case.method, case.recipe
     batch = ready_batch(recipe)
@@ -276,6 +278,7 @@ def test_step_compiles_once_learns_one_batch_and_resumes_bit_for_bit(case, tmp_p
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
+@pytest.mark.slow
 def test_learning_rate_zero_changes_no_parameter(case):
     method, recipe = case.method, case.recipe
     optimizer = SGD(learning_rate=0.0, scaling='none', warmup_epochs=0.0, decay='constant')
