@@ -1,5 +1,6 @@
 """Eight virtual CPU devices and a persistent compilation cache for every test."""
 
+import gc
 import os
 import pathlib
 
@@ -15,6 +16,14 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget():
+    """What a file has compiled goes with it: it would pile up to gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
