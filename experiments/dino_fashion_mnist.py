@@ -1,6 +1,15 @@
 """DINO on 7,000 images of Fashion-MNIST, on 2 CPU cores.
 
-ssljax train experiments/dino_fashion_mnist.py
+    ssljax train experiments/dino_fashion_mnist.py
+
+Measured after 8 epochs (`--epochs 8 --optimizer.warmup-epochs 1`), one seed, on the 2,000 test
+images: linear 85.2%, linear with 10 labels a class 71.4%, kNN 81.2%; the same encoder at random has
+82.0, 65.2 and 77.1. All 50 epochs: not run yet.
+
+For a network and a run this small, a head with BatchNorm and a faster teacher than the paper's:
+with a momentum of 0.99, a teacher's temperature up to 0.07, 1,024 prototypes and half the learning
+rate, 8 epochs hardly changed the features (validation kNN 76.6% against 77.7% here, linear 80.0%
+against 83.6%).
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
