@@ -1,5 +1,6 @@
 """`ssljax sweep`: what it refuses, and that every run is done once however often it is stopped."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -213,10 +214,11 @@ def children(folder):
     """Processes that work in a study's folder, by what they hold open."""
     found = []
     for process in pathlib.Path('/proc').glob('[0-9]*'):
-        try:
-            open_files = [os.readlink(f) for f in (process / 'fd').iterdir()]
-        except OSError:
-            continue
+        open_files = []
+        with contextlib.suppress(OSError):  # the process has ended
+            for file in (process / 'fd').iterdir():
+                with contextlib.suppress(OSError):  # only this file was closed
+                    open_files.append(os.readlink(file))
         if any(name.startswith(f'{folder}/runs/') and name.endswith('lock') for name in open_files):
             found.append(int(process.name))
     return [pid for pid in found if pid != os.getpid()]
