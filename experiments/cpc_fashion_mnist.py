@@ -59,7 +59,7 @@ def config() -> Experiment:
             warmup_epochs=2.0,
         ),
         batch=64,
-        epochs=20.0,
+        epochs=10.0,
         evaluation=Evaluation(every=5.0),
         checkpoint=Checkpointing(every=270),
     )

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from einops import rearrange
 
 from ssljax.core import Now, Run, with_keys
@@ -113,7 +112,6 @@ def accuracy(params):
     return next_class, np.mean(pairs)
 
 
-@pytest.mark.slow
 def test_the_next_class_is_told_where_classes_ascend():
     params, information = trained(ordered=True)
     next_class, pairs = accuracy(params)
@@ -122,7 +120,6 @@ def test_the_next_class_is_told_where_classes_ascend():
     assert pairs > 0.95
 
 
-@pytest.mark.slow
 def test_it_is_not_where_they_come_at_random():
     params, _ = trained(ordered=False, steps=STEPS // 2)
     next_class, pairs = accuracy(params)
