@@ -33,7 +33,9 @@ ALLOWED = {
         'train', 'core', 'data', 'views.recipe', 'experiment', 'config', 'export', 'optim.restart',
         '__init__',
     ),
-    'evaluate': ('evaluate', 'core', 'data', 'views.recipe', 'train.session'),
+    'evaluate': (
+        'evaluate', 'core', 'data', 'views.recipe', 'train.session', 'train.placement',
+    ),
     'report': ('report', 'core', 'data', 'views', 'evaluate', 'train'),
     'commands': (
         'commands', 'cli', 'config', 'core', 'data', 'definitions', 'evaluate', 'experiment',

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from ssljax.core import TrainState
 from ssljax.data.pipeline import in_order
@@ -14,6 +13,7 @@ from ssljax.evaluate.collapse import alarms
 from ssljax.evaluate.embed import embedder
 from ssljax.evaluate.features import Features, extract
 from ssljax.evaluate.online import online
+from ssljax.train.placement import shardings
 from ssljax.train.session import Session
 
 
@@ -36,8 +36,8 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     embed = jax.jit(
         embedder(experiment.method, experiment.recipe),
         in_shardings=(
-            _shardings(session.abstract.params),
-            _shardings(session.abstract.method),
+            shardings(session.abstract.params),
+            shardings(session.abstract.method),
             session.placement.batch,
         ),
         out_shardings=session.placement.replicated,
@@ -46,14 +46,9 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     devices = session.placement.mesh.size
     size = -(-asked.batch // devices) * devices
 
-    def place(images: np.ndarray) -> jax.Array:
-        # Every process reads every image, and hands over the rows that its devices hold.
-        at = session.placement.batch
-        return jax.make_array_from_callback(images.shape, at, lambda rows: images[rows])
-
     def features(state: TrainState, source: Source) -> Features:
         return extract(
-            lambda images: embed(state.params, state.method, place(images)),
+            lambda images: embed(state.params, state.method, session.placement.put_images(images)),
             in_order(source, experiment.recipe, size, data.max_corrupt),
         )
 
@@ -66,7 +61,3 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
         return {**values, 'alarms': raised} if raised else values
 
     return measure
-
-
-def _shardings(tree):
-    return jax.tree.map(lambda leaf: leaf.sharding, tree)

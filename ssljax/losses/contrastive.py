@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ssljax.losses.arguments import at_least_float32, check
 from ssljax.losses.tiling import LEFT_OUT, log_sum_exp, log_sum_exp_self
 
 
@@ -50,9 +51,9 @@ def nt_xent(
             f'z has {v} view(s) per example, shape {z.shape}; a positive pair needs two: '
             'pass embeddings as [n, v, d] with v >= 2'
         )
-    _check(temperature, tile)
+    check(temperature, tile)
     # Both factors of u_i . u_k carry a square root of the temperature.
-    x = unit(_at_least_float32(z)[0]) / jnp.sqrt(temperature)
+    x = unit(at_least_float32(z)[0]) / jnp.sqrt(temperature)
     # The views of one example stay neighbours: this reshape moves no data between devices.
     negatives = log_sum_exp_self(x.reshape(n * v, d), v, tile).reshape(n, v)
     s = jnp.einsum('nid,njd->nij', x, x, precision=jax.lax.Precision.HIGHEST)
@@ -100,11 +101,11 @@ def info_nce(
         He, Fan, Wu, Xie, Girshick (2019), arXiv:1911.05722, equation 1; van den Oord, Li, Vinyals
         (2018), arXiv:1807.03748, equation 4.
     """
-    _check(temperature, tile)
+    check(temperature, tile)
     if negatives is None:
-        query, key = _at_least_float32(query, key)
+        query, key = at_least_float32(query, key)
     elif len(negatives):
-        query, key, negatives = _at_least_float32(query, key, negatives)
+        query, key, negatives = at_least_float32(query, key, negatives)
     else:
         raise ValueError(
             'negatives has 0 rows, expected at least 1; pass None to tell each key '
@@ -140,17 +141,3 @@ def unit(x: Float[Array, '*batch d']) -> Float[Array, '*batch d']:
     x = x / jnp.where(nonzero, largest, 1)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return jnp.where(nonzero, x / jnp.sqrt(jnp.where(nonzero, squares, 1)), 0)
-
-
-def _at_least_float32(*arrays):
-    """The arrays as a tuple, in their common dtype, or in float32 if that is shorter."""
-    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-    return tuple(a.astype(dtype) for a in arrays)
-
-
-def _check(temperature, tile):
-    """Refuses a temperature or tile that is not positive; traced temperatures pass."""
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f'temperature is {temperature}, expected > 0; papers use 0.07 to 1')
-    if tile is not None and tile < 1:
-        raise ValueError(f'tile is {tile} rows, expected at least 1; None computes all at once')

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ssljax.losses.arguments import at_least_float32, check
 from ssljax.losses.contrastive import unit
 from ssljax.losses.tiling import by_rows, log_sum_exp
 
@@ -41,8 +42,8 @@ def instance_softmax(
     Reference:
         Wu, Xiong, Yu, Lin (2018), arXiv:1805.01978, equations 2 and 3.
     """
-    _check(temperature, tile)
-    v, bank = _at_least_float32(v, bank)
+    check(temperature, tile)
+    v, bank = at_least_float32(v, bank)
     x = unit(v) / temperature
     positive = jnp.sum(x * bank[index], axis=1)
     return jnp.mean(log_sum_exp(x, bank, 0, tile) - positive)
@@ -72,8 +73,8 @@ def similarities(
     Raises:
         ValueError: if temperature or tile are not positive.
     """
-    _check(temperature, tile)
-    v, bank = _at_least_float32(v, bank)
+    check(temperature, tile)
+    v, bank = at_least_float32(v, bank)
 
     def of_examples(block, bank):
         x, rows = block
@@ -150,16 +151,3 @@ def sampled_softmax(positive: Float[Array, 'n'], noise: Float[Array, 'n k']) -> 
         The loss, a non-negative scalar; ln(k + 1) where all similarities are equal.
     """
     return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(noise, axis=1) - positive))
-
-
-def _at_least_float32(*arrays):
-    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-    return tuple(a.astype(dtype) for a in arrays)
-
-
-def _check(temperature, tile):
-    """Refuses a temperature or tile that is not positive; traced temperatures pass."""
-    if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
-        raise ValueError(f'temperature is {temperature}, expected > 0; the paper has 0.07')
-    if tile is not None and tile < 1:
-        raise ValueError(f'tile is {tile} rows, expected at least 1; None computes all at once')

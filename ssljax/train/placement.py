@@ -91,6 +91,10 @@ class Placement:
         place = jax.make_array_from_process_local_data
         return {name: place(self.batch, array) for name, array in batch.items()}
 
+    def put_images(self, images: np.ndarray) -> jax.Array:
+        """Images that every process has all of -> a global array, split like a batch."""
+        return jax.make_array_from_callback(images.shape, self.batch, lambda rows: images[rows])
+
     def state(self, abstract: TrainState) -> TrainState:
         """A tree of shardings for a state's shapes."""
         fsdp = self.mesh.shape['fsdp']
@@ -116,11 +120,11 @@ class Placement:
 
     def compile_init(self, init: Callable[[], TrainState], abstract: TrainState) -> 'Compiled':
         """`init` under jit, each array born where it lives."""
-        return Compiled(init, self.mesh, out_shardings=_shardings(abstract))
+        return Compiled(init, self.mesh, out_shardings=shardings(abstract))
 
     def compile_step(self, step: Step, abstract: TrainState) -> 'Compiled':
         """`step` under jit: state donated, batch split, metrics replicated."""
-        at = _shardings(abstract)
+        at = shardings(abstract)
         return Compiled(
             step,
             self.mesh,
@@ -164,5 +168,6 @@ class Compiled:
             return self._jitted.lower(*arguments)
 
 
-def _shardings(abstract: Tree) -> Tree:
+def shardings(abstract: Tree) -> Tree:
+    """Where each leaf of an abstract state lives."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)

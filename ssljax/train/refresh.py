@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ssljax.core import Now, TrainState, Tree
 from ssljax.data.pipeline import in_order
 from ssljax.optim.restart import restart
+from ssljax.train.placement import shardings
 from ssljax.train.session import Session
 
 BATCH = 256
@@ -63,7 +64,6 @@ REFRESH = 2**16
 
 def _features(session: Session, fn: Callable[[Tree, Tree, Array], Array]) -> Callable:
     """`fn` under jit, on uint8 images that are split over the devices."""
-    shardings = lambda tree: jax.tree.map(lambda leaf: leaf.sharding, tree)
     recipe = session.experiment.recipe
     return jax.jit(
         lambda params, state, images: fn(params, state, recipe.normalize(images)),
@@ -77,18 +77,16 @@ def _features(session: Session, fn: Callable[[Tree, Tree, Array], Array]) -> Cal
 
 
 def _sweep(session: Session, embed: Callable, state: TrainState) -> Float[np.ndarray, 'examples d']:
-    experiment, at = session.experiment, session.placement.batch
+    experiment = session.experiment
     devices = session.placement.mesh.size
     size = -(-max(BATCH, experiment.evaluation.batch) // devices) * devices
     rows = None
     share = experiment.data.max_corrupt
     for batch in in_order(session.source, experiment.recipe, size, share):
-        images = batch['image']
-        placed = jax.make_array_from_callback(
-            images.shape, at, lambda part, images=images: images[part]
-        )
         valid = np.asarray(batch['valid'], bool)
-        features = np.asarray(embed(state.params, state.method, placed))[valid]
+        features = np.asarray(
+            embed(state.params, state.method, session.placement.put_images(batch['image']))
+        )[valid]
         if rows is None:
             rows = np.empty((session.source.examples, features.shape[1]), features.dtype)
         rows[batch['index'][valid]] = features
