@@ -79,6 +79,7 @@ class Case:
         moves: how the loss of one batch moves over 25 steps.
         learning_rate: of those steps, SGD.
         idle: regular expressions for parameters that get no gradient in the first step.
+        variant: whether this is a second form of a method, which only `--all` runs.
     """
 
     method: Method
@@ -87,6 +88,7 @@ class Case:
     moves: Callable[[Sequence[float]], bool] = falls
     learning_rate: float = 0.05
     idle: tuple[str, ...] = ()
+    variant: bool = False
 
 
 METHODS = {
@@ -102,6 +104,7 @@ METHODS = {
             queue_from=0.0,
         ),
         TWO_VIEWS,
+        variant=True,
     ),
     # Temperatures nearer to 1, and a head with BatchNorm: 25 steps of SGD are too few for a centre
     # to follow what networks this small have in common to all images.
@@ -125,10 +128,13 @@ METHODS = {
         ),
         MULTI_CROP,
         targets=('teacher',),
+        variant=True,
     ),
     'simclr': Case(SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5), TWO_VIEWS),
     'simclr_tiled': Case(
-        SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5, tile=8), TWO_VIEWS
+        SimCLR(ENCODER, ProjectionHead(widths=(16, 8)), temperature=0.5, tile=8),
+        TWO_VIEWS,
+        variant=True,
     ),
     'byol': Case(BYOL(*BRANCHES), BYOLViews(size=SIZE), targets=('target',)),
     'moco_v3': Case(MoCoV3(*BRANCHES, temperature=0.5), BYOLViews(size=SIZE), targets=('target',)),
@@ -143,6 +149,7 @@ METHODS = {
         CROPS,
         targets=('key',),
         moves=rises_and_falls,
+        variant=True,
     ),
     'moco_v2': Case(
         MoCo(
@@ -174,6 +181,7 @@ METHODS = {
             proximal=0.1,
         ),
         CropFlip(size=SIZE),
+        variant=True,
     ),
     # A grid of 5 x 5 patches of 4 pixels.
     'cpc': Case(
@@ -195,6 +203,7 @@ METHODS = {
     'context_encoder_l2': Case(
         ContextEncoder(ENCODER, Decoder((8,)), hole=Centre(rim=1), adversarial_weight=0.0),
         CropFlip(size=SIZE, mean=(0.5,), std=(0.5,)),
+        variant=True,
     ),
     'context_encoder_adversarial': Case(
         ContextEncoder(ENCODER, Decoder((8, 8)), Discriminator((8, 8)), Blocks(), 0.1),

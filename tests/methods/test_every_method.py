@@ -22,7 +22,12 @@ from ssljax.train.microbatches import value_and_grad
 from ssljax.train.step import make_init, make_step
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow if case.variant else ())
+        for name, case in METHODS.items()
+    ]
+)
 def case(request):
     return METHODS[request.param]
 
@@ -171,7 +176,8 @@ def test_a_target_that_is_no_constant_would_show(name, x64, monkeypatch):
     assert float(moved) > 1e-6 or float(optax.global_norm(carried)) > 1e-6
 
 
-@pytest.mark.parametrize('parts', [1, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize('parts', [1, 2, 4])
 def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, parts, x64):
     batch = ready_batch(case.recipe, jnp.float64)
     params, state = fresh(case, batch, jnp.float64)
@@ -198,6 +204,7 @@ def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, par
     assert_trees_close(wanted, found, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_order_of_examples_does_not_matter(case, x64):
     method, recipe = case.method, case.recipe
     batch = ready_batch(recipe, jnp.float64)
