@@ -12,6 +12,9 @@ from typing import Literal
 import tyro
 from tyro.conf import Positional
 
+Checkpoint = Literal['latest', 'best'] | int
+"""Which checkpoint of a run."""
+
 EXIT_USAGE = 2
 """Exit code of bad input: nothing was started."""
 
@@ -77,11 +80,15 @@ class Evaluate:
     """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike."""
     batch: int = 256
     """Images a batch."""
+    checkpoint: Checkpoint = 'latest'
+    """latest, best (by kNN on validation images), or a step that is kept."""
+    definition: str | None = None
+    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the encoder of RUN's latest checkpoint in a format that others read."""
+    """Write the encoder of a checkpoint of RUN in a format that others read."""
 
     run: Positional[str]
     """The folder of a run."""
@@ -89,6 +96,10 @@ class Export:
     """native: safetensors and config.json; torchvision: state-dict names, for ResNets."""
     to: str | None = None
     """Folder to write (default: export/ and the format, in the run's folder)."""
+    checkpoint: Checkpoint = 'latest'
+    """latest, best (by kNN on validation images), or a step that is kept."""
+    definition: str | None = None
+    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +108,10 @@ class Report:
 
     run: Positional[str]
     """The folder of a run."""
+    checkpoint: Checkpoint = 'latest'
+    """latest, best (by kNN on validation images), or a step that is kept."""
+    definition: str | None = None
+    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)

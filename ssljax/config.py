@@ -140,7 +140,7 @@ def _find(name: Any, path: str, allowed: dict[str, ModuleType]) -> type:
         if parts[0] != PACKAGE or any(p.startswith('_') or not p.isidentifier() for p in parts):
             raise ValueError(
                 f'{_where(path)}: the type {name} is not from the package {PACKAGE}, so it is not '
-                'loaded; if it is yours, name the experiment file that defines it'
+                'loaded; if it is yours, name the file that defines it: --definition FILE'
             )
         try:
             module = importlib.import_module(home)

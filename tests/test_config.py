@@ -165,7 +165,7 @@ def test_the_module_of_an_unknown_type_is_not_imported(tmp_path, monkeypatch):
 
 def test_a_users_module_needs_to_be_allowed():
     data = config.encode(Plan())
-    refused(data, f'{__name__}.Plan', 'experiment file')
+    refused(data, f'{__name__}.Plan', '--definition FILE')
     assert config.decode(data, allow=(HERE,)) == Plan()
     data['fields']['method']['type'] = f'{__name__}.nn'
     refused(data, 'method', allow=(HERE,))

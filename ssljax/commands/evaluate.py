@@ -7,14 +7,16 @@ import jax
 from rich.console import Console
 
 from ssljax.cli import Evaluate
-from ssljax.core import Embed, TrainState
+from ssljax.core import Embed, TrainState, Tree
 from ssljax.data.pipeline import in_order
 from ssljax.data.registry import open_source
 from ssljax.data.sources import Source
-from ssljax.evaluate.embed import jitted
+from ssljax.definitions import defined_in
+from ssljax.evaluate.embed import encoder, jitted
 from ssljax.evaluate.features import extract, pixels
 from ssljax.evaluate.linear import LogisticProbe
 from ssljax.evaluate.online import spread
+from ssljax.evaluate.paired import Encode, paired
 from ssljax.evaluate.sgd import BYOL, MOCO, SIMCLR, SGDProbe
 from ssljax.evaluate.table import Display, Splits, table
 from ssljax.experiment import Data
@@ -39,7 +41,8 @@ several arrays of that many numbers, 1 GiB each."""
 def main(options: Evaluate) -> int:
     """Evaluates; returns the exit code."""
     console = Console()
-    display = Display(**evaluated(options)['display'])
+    folder = RunFolder.at(options.run, defined_in(options.definition))
+    display = Display(**evaluated(folder, options)['display'])
     if console.is_terminal:
         console.print(display)
     else:
@@ -47,20 +50,21 @@ def main(options: Evaluate) -> int:
     return 0
 
 
-def evaluated(options: Evaluate) -> dict:
-    """What evaluation.json holds, having looked at test if this question is new.
+def evaluated(folder: RunFolder, options: Evaluate) -> dict:
+    """What evaluation.json of a run's folder holds, having looked at test if the question is new.
 
     Returns:
         `question`: the step and the options; `table`: `Table.as_dict`, the run's encoder first;
-        `collapse`: measures by row; `display`: the table as text; `sgd`, if asked for.
+        `collapse`: measures by row (`alignment` where the recipe makes two views); `display`: the
+        table as text; `sgd`, if asked for.
 
     Raises:
         ValueError: there is no run with a checkpoint, or splits do not fit.
     """
-    folder = RunFolder.at(options.run)
-    session, state = load_state(folder)
+    session, state = load_state(folder, options.checkpoint)
     question = {'step': int(state.step), **dataclasses.asdict(options)}
-    question.pop('run')
+    for name in ('run', 'checkpoint', 'definition'):  # which step it is, says `step`
+        question.pop(name)
     known = _known(folder)
     if known is None or known['question'] != question:
         known = {'question': question, **_answer(session, state, options)}
@@ -82,7 +86,8 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
     encoders, more = _encoders(session, state, options), []
     numbers = sum(s.examples for s in sources) * experiment.recipe.size**2 * sources[0].channels
     if options.references and numbers <= MOST_PIXELS:
-        encoders[PIXELS] = jax.jit(pixels)
+        flat = lambda views: views.reshape(len(views), -1)
+        encoders[PIXELS] = _Encoder(jax.jit(pixels), flat, ())
     elif options.references:
         more.append(
             f'Raw pixels are left out: {numbers:.1e} numbers, more than the {MOST_PIXELS:.1e} that '
@@ -93,11 +98,15 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
         recipe, share = experiment.recipe, experiment.data.max_corrupt
         return tuple(extract(embed, in_order(s, recipe, options.batch, share)) for s in sources)
 
-    rows = {name: embedded(embed) for name, embed in encoders.items()}
+    rows = {name: embedded(encoder.embed) for name, encoder in encoders.items()}
+    views = {
+        name: paired(encoder.encode, encoder.weights, session, sources[1], options.batch)
+        for name, encoder in encoders.items()
+    }
     found = table(rows)
     answer = {
         'table': found.as_dict(),
-        'collapse': {name: spread(validation) for name, (_, validation, _) in rows.items()},
+        'collapse': {name: spread(rows[name][1], views[name]) for name in rows},
     }
     if options.sgd != 'none':
         probe = PRESETS[options.sgd]
@@ -111,13 +120,32 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
     return {**answer, 'display': dataclasses.asdict(display)}
 
 
-def _encoders(session: Session, state: TrainState, options: Evaluate) -> dict[str, Embed]:
+@dataclasses.dataclass(frozen=True)
+class _Encoder:
+    """One row of the table.
+
+    Attributes:
+        embed: of images as they are stored.
+        encode: `(*weights, images)`, of images that the recipe has normalised.
+        weights: of `encode`.
+    """
+
+    embed: Embed
+    encode: Encode
+    weights: tuple[Tree, ...]
+
+
+def _encoders(session: Session, state: TrainState, options: Evaluate) -> dict[str, _Encoder]:
     """The run's encoder and, as a reference, its random twin, by the names of their rows."""
     method, recipe = session.experiment.method, session.experiment.recipe
     epochs = int(state.step) / session.run.steps_per_epoch
-    weights = lambda s: jitted(method, recipe, s.params, s.method, options.layer)
-    encoders = {f'{type(method).__name__}, {epochs:.0f} epochs': weights(state)}
-    return encoders | ({RANDOM: weights(session.fresh())} if options.references else {})
+
+    def row(state: TrainState) -> _Encoder:
+        embed = jitted(method, recipe, state.params, state.method, options.layer)
+        return _Encoder(embed, encoder(method, options.layer), (state.params, state.method))
+
+    encoders = {f'{type(method).__name__}, {epochs:.0f} epochs': row(state)}
+    return encoders | ({RANDOM: row(session.fresh())} if options.references else {})
 
 
 def _sources(data: Data, options: Evaluate) -> tuple[Source, Source, Source]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ssljax import config
 from ssljax.cli import EXIT_FAILED, Sweep
-from ssljax.definitions import load_study
+from ssljax.definitions import defining, load_study
 from ssljax.study import Run, Study
 from ssljax.sweep import lock, results
 from ssljax.sweep.folder import StudyFolder, question
@@ -113,14 +113,7 @@ class _Sweep:
 
     def check(self) -> int:
         """The exit code of a process that opens every missing run and starts none."""
-        asked = [
-            {
-                'name': run.name,
-                'folder': str(self.folder.of(run)),
-                'experiment': config.encode(run.experiment),
-            }
-            for run in self.missing()
-        ]
+        asked = [{'name': run.name, **self._what(run)} for run in self.missing()]
         if not asked:
             return 0
         with _child({'do': 'check', 'runs': asked}) as self._process:
@@ -155,11 +148,10 @@ class _Sweep:
         log = self.folder.log(run)
         job = {
             'do': 'run',
-            'folder': str(self.folder.of(run)),
+            **self._what(run),
             'variant': run.variant.name,
             'seed': run.seed,
             'factors': run.variant.factors,
-            'experiment': config.encode(run.experiment),
             'evaluation': question(self.study, run),
         }
         self.say(f'{where}: starts')
@@ -178,6 +170,14 @@ class _Sweep:
             self.failed.add(run.name)
             self.say(f'{where}: FAILED with {_meaning(code)}; its last words, from {log}:')
             self.say('\n'.join(f'    {line}' for line in _last_lines(log, 5)))
+
+    def _what(self, run: Run) -> dict[str, Any]:
+        experiment = config.encode(run.experiment)
+        return {
+            'folder': str(self.folder.of(run)),
+            'experiment': experiment,
+            'definitions': defining(experiment),
+        }
 
     def _wait(self, where: str, log: pathlib.Path) -> int:
         """Waits for the run's process, showing on a terminal what it says last."""

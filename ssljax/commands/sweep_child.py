@@ -21,7 +21,9 @@ from ssljax import cli, config
 from ssljax.cli import Evaluate
 from ssljax.commands.evaluate import PIXELS, RANDOM, evaluated
 from ssljax.core import TrainState
+from ssljax.definitions import defined_in
 from ssljax.evaluate.monitor import monitor
+from ssljax.experiment import Experiment
 from ssljax.sweep.folder import write
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
@@ -62,9 +64,8 @@ def check(job: dict[str, Any]) -> int:
     """Raise ValueError unless data, recipe, method and folder of every run fit together."""
     for one in job['runs']:
         try:
-            experiment = config.decode(one['experiment'])
+            experiment, folder = _opened(one)
             session = Session.open(experiment)
-            folder = RunFolder.at(one['folder'])
             if folder.exists():
                 folder.check(experiment, session.data, session.source.fingerprint())
         except ValueError as error:
@@ -74,8 +75,8 @@ def check(job: dict[str, Any]) -> int:
 
 def run(job: dict[str, Any]) -> int:
     """Trains and evaluates, going on with what is there, and writes result.json last."""
-    experiment, path = config.decode(job['experiment']), pathlib.Path(job['folder'])
-    folder, session = RunFolder.at(job['folder']), Session.open(experiment)
+    (experiment, folder), path = _opened(job), pathlib.Path(job['folder'])
+    session = Session.open(experiment)
     step = _Counted(session)
     outcome = train(session, folder, monitor(session), step)
     if not outcome.finished:
@@ -85,7 +86,7 @@ def run(job: dict[str, Any]) -> int:
         # A process that took no step does not know what the steps need.
         memory = peak_memory() if step.taken else None
         write(cost, json.dumps({'wall_s': wall_seconds(folder), 'peak_memory_mib': memory}))
-    answer = evaluated(Evaluate(run=job['folder'], **job['evaluation']))
+    answer = evaluated(folder, Evaluate(run=job['folder'], **job['evaluation']))
     if answer['question']['step'] != session.run.steps:
         raise RuntimeError(
             f'the newest good checkpoint of {path} is of step {answer["question"]["step"]}, not of '
@@ -105,6 +106,12 @@ def run(job: dict[str, Any]) -> int:
     }
     write(path / 'result.json', json.dumps(result, indent=1))
     return 0
+
+
+def _opened(job: dict[str, Any]) -> tuple[Experiment, RunFolder]:
+    """The experiment of a job and the folder of its run, which may name classes of the user's."""
+    modules = tuple(module for file in job['definitions'] for module in defined_in(file))
+    return config.decode(job['experiment'], modules), RunFolder.at(job['folder'], modules)
 
 
 def _cost(session: Session, state: TrainState) -> dict[str, int | float]:

@@ -1,7 +1,7 @@
 """Gathers what a run left and renders the page."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -27,15 +27,19 @@ BANK = 5_000
 MAPPED = 1_000
 
 
-def write(folder: RunFolder) -> epath.Path:
+def write(folder: RunFolder, checkpoint: Literal['latest', 'best'] | int = 'latest') -> epath.Path:
     """Writes `report.html` into a run's folder and returns its path.
+
+    Args:
+        folder: of the run.
+        checkpoint: whose encoder is shown, as `load_state` takes it.
 
     Raises:
         ValueError: if there is no run, or it has no checkpoint.
     """
     import jinja2
 
-    session, state = load_state(folder)
+    session, state = load_state(folder, checkpoint)
     record = folder.read()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('ssljax.report', ''), autoescape=True

@@ -30,7 +30,7 @@ def publish(study: Study, folder: StudyFolder) -> None:
 def as_csv(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
     """A line for every row (`trained`, `random`, `pixels`) of every result; shares in [0, 1]."""
     factors = dict.fromkeys(name for run, _ in found for name, _ in run.variant.factors)
-    collapse = ('feature_std', 'effective_rank', 'uniformity')
+    collapse = ('feature_std', 'effective_rank', 'uniformity', 'alignment')
     scored = ('linear', 'few', 'few_std', 'knn', 'c', 'k', 'dimensions')
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
@@ -42,7 +42,8 @@ def as_csv(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
             values.insert(2, row['few']['std'])
             writer.writerow(
                 [run.variant.name, run.seed, kind, *(own.get(name, '') for name in factors)]
-                + [*values, row['c'], row['k'], row['dimensions'], *(row[n] for n in collapse)]
+                + [*values, row['c'], row['k'], row['dimensions']]
+                + [row.get(name, '') for name in collapse]
                 + [result[name] if kind == 'trained' else '' for name in COST]
                 + [result[name] for name in ORIGIN]
             )

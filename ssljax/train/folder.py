@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -32,14 +33,17 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        definitions: modules of the user's whose classes the record may name, beside those of
+            ssljax.
     """
 
     path: epath.Path
+    definitions: tuple[ModuleType, ...] = ()
 
     @classmethod
-    def at(cls, path: str) -> 'RunFolder':
+    def at(cls, path: str, definitions: tuple[ModuleType, ...] = ()) -> 'RunFolder':
         """The folder at `path`, which need not exist yet."""
-        return cls(epath.Path(path))
+        return cls(epath.Path(path), definitions)
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -86,7 +90,7 @@ class RunFolder:
 
     def experiment(self) -> Experiment:
         """The experiment, rebuilt from the record alone."""
-        found = config.decode(self.read()['experiment'])
+        found = config.decode(self.read()['experiment'], self.definitions)
         if not isinstance(found, Experiment):
             raise ValueError(f'{self.record} holds a {type(found).__name__}, not an Experiment')
         return found

@@ -1,6 +1,7 @@
 """The state a run begins with: fresh, or with weights from elsewhere."""
 
 import json
+from typing import Literal
 
 import jax
 import numpy as np
@@ -85,17 +86,33 @@ def _is_native(path: epath.Path) -> bool:
     return isinstance(config, dict) and 'module' in config
 
 
-def load_state(folder: RunFolder) -> tuple[Session, TrainState]:
-    """A run's session, without its data, and its latest good state, on one device.
+def load_state(
+    folder: RunFolder, checkpoint: Literal['latest', 'best'] | int = 'latest'
+) -> tuple[Session, TrainState]:
+    """A run's session, without its data, and a state that it has saved, on one device.
+
+    Args:
+        folder: of the run.
+        checkpoint: `latest`: the newest whole one; `best`: of highest kNN accuracy on validation
+            images among those kept; or a step.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if it has none, or not that one.
     """
     session = Session.without_data(folder.experiment(), folder.signature())
     keep = session.experiment.checkpoint
     checkpoints = Checkpoints(folder.checkpoints, keep.keep_last, keep.keep_best)
     try:
-        restored = checkpoints.restore(session.abstract)
+        if checkpoint == 'latest':
+            restored = checkpoints.restore(session.abstract)
+        else:
+            step = checkpoints.best_step() if checkpoint == 'best' else checkpoint
+            if step is None and checkpoints.steps():
+                raise ValueError(
+                    f'no checkpoint in {folder.path} has a score: the run was not evaluated on '
+                    f'validation images; take one of its steps, {checkpoints.steps()}, or latest'
+                )
+            restored = checkpoints.restore_step(step, session.abstract) if step else None
     finally:
         checkpoints.close()
     if restored is None:

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,8 +13,9 @@ from PIL import Image
 from ssljax import cli
 from ssljax.cli import Evaluate
 from ssljax.commands import evaluate
+from ssljax.core import with_keys
 from ssljax.data import made
-from ssljax.data.pipeline import in_order
+from ssljax.data.pipeline import Stream, batches, in_order
 from ssljax.data.registry import open_source
 from ssljax.evaluate.features import extract, pixels
 from ssljax.evaluate.monitor import monitor
@@ -87,9 +89,24 @@ def test_every_row_has_scores_collapse_measures_and_the_probe_by_sgd(evaluated):
     names = ['SimCLR, 1 epochs', RANDOM, PIXELS]
     assert [row['name'] for row in found['table']['rows']] == names
     assert list(found['collapse']) == list(found['sgd']['rows']) == names
-    assert found['collapse'][PIXELS] == spread(features('validation'))
+    measured = dict(found['collapse'][PIXELS])
+    assert measured.pop('alignment') > 0.0
+    assert measured == spread(features('validation'))
     for measures in found['collapse'].values():
-        assert measures.keys() == {'feature_std', 'effective_rank', 'uniformity'}
+        assert measures.keys() == {'feature_std', 'effective_rank', 'uniformity', 'alignment'}
+
+
+def test_alignment_is_that_of_two_views_of_validation_images(evaluated):
+    _, found = evaluated
+    source = open_source('made_images', 'validation')
+    stream = Stream(batch=64, seed=EXPERIMENT.seed)
+    batch = next(iter(batches(source, EXPERIMENT.recipe, stream, start=0, stop=1)))
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
+    keyed = with_keys(batch, jax.random.fold_in(jax.random.key(EXPERIMENT.seed), 0))
+    views = np.asarray(EXPERIMENT.recipe.on_device(keyed)['image']).reshape(64, 2, -1)
+    unit = views / np.linalg.norm(views, axis=-1, keepdims=True)
+    expected = np.mean(np.sum((unit[:, 0] - unit[:, 1]) ** 2, axis=-1))
+    assert found['collapse'][PIXELS]['alignment'] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_preset_asked_for_is_fitted_to_train_and_scored_on_test(evaluated):
