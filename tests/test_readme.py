@@ -59,3 +59,16 @@ def test_the_scripts_it_names_are_there_and_can_be_run():
 def test_every_experiment_is_listed():
     for path in ROOT.glob('experiments/*.py'):
         assert f'`{path.name}`' in README
+
+
+def test_the_race_is_the_one_that_was_run():
+    cells = lambda line: [cell.strip() for cell in line.strip('|').split('|')]
+    run = {
+        row[0]: [*row[1:4], row[5]]
+        for line in (ROOT / 'benchmarks' / 'race' / 'results.md').read_text().splitlines()
+        if line.startswith('| ') and (row := cells(line))[0] != 'encoder' and '---' not in row[0]
+    }
+    section = README.partition('### The race')[2].partition('\n## ')[0]
+    shown = [cells(line) for line in section.splitlines() if line.startswith('| ')]
+    assert {row[0]: row[1:] for row in shown if row[0] in run} == run
+    assert len(shown) == len(run) + 2
