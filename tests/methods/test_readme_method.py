@@ -1,0 +1,59 @@
+"""The README's recipe for a new method, followed to the letter."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ssljax import cli
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+SECTION = (ROOT / 'README.md').read_text().partition('## Add a method')[2].partition('\n## ')[0]
+(PROGRAM,) = re.findall(r'```python\n(.*?)```', SECTION, re.DOTALL)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """The file, in a folder that is gone to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'mirror.py').write_text(PROGRAM)
+    return tmp_path
+
+
+def test_the_file_trains_and_is_evaluated_as_it_stands(mirror, capsys):
+    assert cli.run(['train', 'mirror.py', '--smoke']) == 0
+    assert cli.run(['evaluate', 'runs/mirror_smoke', '--definition', 'mirror.py']) == 0
+    assert 'Mirror, ' in capsys.readouterr().out
+    assert cli.run(['export', 'runs/mirror_smoke', '--definition', 'mirror.py']) == 0
+
+
+@pytest.mark.slow
+def test_it_learns(mirror):
+    assert cli.run(['train', 'mirror.py', '--epochs', '3']) == 0
+    lines = (mirror / 'runs' / 'mirror' / 'metrics.jsonl').read_text().splitlines()
+    found = [float(f[1]) for line in lines if (f := re.search(r'"accuracy": ([\d.]+)', line))]
+    assert sum(found[-3:]) / 3 > 0.6  # 0.5 by chance; many garments are symmetric
+
+
+@pytest.mark.slow
+def test_with_its_line_in_the_table_it_passes_the_common_tests(mirror):
+    (line,) = re.findall(r"`('mirror': Case\(.*?\),)`", SECTION)
+    table = (HERE / 'cases.py').read_text().replace('METHODS = {\n', f'METHODS = {{\n{line}\n')
+    (mirror / 'cases.py').write_text(
+        table.replace('import dataclasses\n', 'import dataclasses\nfrom mirror import Mirror\n', 1)
+    )
+    for name, folder in (('test_every_method.py', HERE), ('conftest.py', HERE.parent)):
+        (mirror / name).write_text((folder / name).read_text())
+    command = [sys.executable, '-m', 'pytest', '-q', '-k', 'mirror', '-c', ROOT / 'setup.cfg']
+    found = subprocess.run(
+        [*command, '--rootdir', mirror, mirror / 'test_every_method.py'],
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout[-3000:]
+    assert int(re.search(r'(\d+) passed', found.stdout)[1]) > 10
