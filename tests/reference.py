@@ -51,6 +51,16 @@ def info_nce(query, key, negatives, temperature):
     return np.mean(terms)
 
 
+def sigmoid_pairs(a, b, log_temperature, bias):
+    """SigLIP: every pair told by itself to match (on the diagonal) or not."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    total = 0.0
+    for i, j in np.ndindex(len(a), len(b)):
+        z = np.exp(log_temperature) * cosine(a[i], b[j]) + bias
+        total -= np.log(1 / (1 + np.exp(-z if i == j else z)))
+    return total / len(a)
+
+
 def negative_cosine(prediction, target):
     """BYOL, equation 2: squared distances of unit vectors; a zero vector has cosine 0."""
     prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)

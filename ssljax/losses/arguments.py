@@ -15,5 +15,10 @@ def check(temperature: float | Float[Array, ''], tile: int | None) -> None:
     """Raise ValueError for a temperature or tile that is not positive; traced ones pass."""
     if not isinstance(temperature, jax.core.Tracer) and not temperature > 0:
         raise ValueError(f'temperature is {temperature}, expected > 0; papers use 0.07 to 1')
+    check_tile(tile)
+
+
+def check_tile(tile: int | None) -> None:
+    """Raise ValueError for a tile that is not positive."""
     if tile is not None and tile < 1:
         raise ValueError(f'tile is {tile} rows, expected at least 1; None computes all at once')

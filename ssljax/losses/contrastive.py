@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ssljax.losses.arguments import at_least_float32, check
-from ssljax.losses.tiling import LEFT_OUT, log_sum_exp, log_sum_exp_self
+from ssljax.losses.arguments import at_least_float32, check, check_tile
+from ssljax.losses.tiling import LEFT_OUT, log_sum_exp, log_sum_exp_self, sum_softplus
 
 
 def nt_xent(
@@ -33,8 +33,8 @@ def nt_xent(
         temperature: positive; the paper has 0.1 on ImageNet, 0.5 on CIFAR-10.
         tile: rows of the [n v, n v] matrix of similarities to hold at a time: the same loss and
             gradient to rounding in memory O(n v tile), computed once more in the backward pass.
-            None holds the matrix. On a sharded batch take a multiple of the devices and trace
-            under `jax.set_mesh`.
+            None holds the matrix. On a sharded batch trace under `jax.set_mesh`: each device then
+            holds its share of the rows.
 
     Returns:
         The loss, a non-negative scalar of at least float32.
@@ -55,7 +55,8 @@ def nt_xent(
     # Both factors of u_i . u_k carry a square root of the temperature.
     x = unit(at_least_float32(z)[0]) / jnp.sqrt(temperature)
     # The views of one example stay neighbours: this reshape moves no data between devices.
-    negatives = log_sum_exp_self(x.reshape(n * v, d), v, tile).reshape(n, v)
+    example = jnp.arange(n * v) // v
+    negatives = log_sum_exp_self(x.reshape(n * v, d), example, tile).reshape(n, v)
     s = jnp.einsum('nid,njd->nij', x, x, precision=jax.lax.Precision.HIGHEST)
     # l(i, j) = log(1 + sum_{k != i, j} exp(s_ik - s_ij)). So written, nothing cancels once pairs
     # are told apart well: the gradient to s_ij is not 1 minus a softmax close to 1.
@@ -88,8 +89,8 @@ def info_nce(
         temperature: positive; MoCo has 0.07 (v1) and 0.2 (v2).
         tile: rows of the matrix of similarities (one row per query) to hold at a time: the same
             loss and gradient to rounding, computed once more in the backward pass. None holds the
-            matrix. On a sharded batch take a multiple of the devices and trace under
-            `jax.set_mesh`.
+            matrix. On a sharded batch trace under `jax.set_mesh`: each device then holds its share
+            of the rows.
 
     Returns:
         The loss, a non-negative scalar of at least float32.
@@ -113,11 +114,59 @@ def info_nce(
         )
     q, k = unit(query) / temperature, unit(key)
     if negatives is None:
-        rest = log_sum_exp(q, k, 1, tile)
+        number = jnp.arange(len(q))
+        rest = log_sum_exp(q, k, (number, number), tile)
     else:
-        rest = log_sum_exp(q, unit(negatives), 0, tile)
+        rest = log_sum_exp(q, unit(negatives), None, tile)
     # log(1 + sum_j exp(s_ij - s_i)), in which nothing cancels when the loss is small.
     return jnp.mean(jax.nn.softplus(rest - jnp.sum(q * k, axis=1)))
+
+
+def sigmoid_pairs(
+    a: Float[Array, 'n d'],
+    b: Float[Array, 'n d'],
+    *,
+    log_temperature: float | Float[Array, ''],
+    bias: float | Float[Array, ''],
+    tile: int | None = None,
+) -> Float[Array, '']:
+    """SigLIP's sigmoid loss: each of the n x n pairs of a and b is told to match or not, by itself.
+
+    With x = a / |a|, y = b / |b|, t = exp(log_temperature) and the logit z_ij = t x_i . y_j + bias,
+
+        -(1/n) sum_i sum_j log sigmoid(s_ij z_ij),   s_ij = 1 where i = j, -1 elsewhere:
+
+    a sum over the row, a mean over its examples.
+
+    Args:
+        a: one vector per example (the paper's images), of any length; a zero vector has similarity
+            0 to everything and gets no gradient.
+        b: each example's match (its text), in the same order.
+        log_temperature: t' of the paper, trained, ln 10 at first: here a temperature multiplies.
+        bias: trained, -10 at first, so that the n - 1 negatives of each positive cost little.
+        tile: rows of the n x n matrix of logits to hold at a time: the same loss and gradient to
+            rounding, computed once more in the backward pass. None holds the matrix. On a sharded
+            batch trace under `jax.set_mesh`: each device then holds its share of the rows.
+
+    Returns:
+        The loss, a positive scalar of at least float32.
+
+    Raises:
+        ValueError: if tile is not positive.
+
+    Reference:
+        Zhai, Mustafa, Kolesnikov, Beyer (2023), arXiv:2303.15343, section 3.2; the bias has the
+        sign of their algorithm 1.
+    """
+    check_tile(tile)
+    a, b = at_least_float32(a, b)
+    t = jnp.exp(jnp.asarray(log_temperature, a.dtype))
+    bias = jnp.asarray(bias, a.dtype)
+    x, y = t * unit(a), unit(b)
+    number = jnp.arange(len(x))
+    negatives = sum_softplus(x, y, bias, (number, number), tile)
+    positives = jax.nn.softplus(-jnp.sum(x * y, axis=1) - bias)
+    return jnp.mean(positives + negatives)
 
 
 def unit(x: Float[Array, '*batch d']) -> Float[Array, '*batch d']:

@@ -46,7 +46,7 @@ def instance_softmax(
     v, bank = at_least_float32(v, bank)
     x = unit(v) / temperature
     positive = jnp.sum(x * bank[index], axis=1)
-    return jnp.mean(log_sum_exp(x, bank, 0, tile) - positive)
+    return jnp.mean(log_sum_exp(x, bank, None, tile) - positive)
 
 
 def similarities(

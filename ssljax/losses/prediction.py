@@ -1,9 +1,12 @@
 """Predictive coding: the future of a sequence, told from all other moments of the batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ssljax.losses.arguments import at_least_float32, check_tile
 from ssljax.losses.tiling import log_sum_exp
 
 
@@ -30,10 +33,10 @@ def log_bilinear(
         targets: what is predicted, at every position.
         weights: one matrix per step.
         first_step: how far ahead the first of the weights predicts, at least 1.
-        tile: rows of a step's matrix of scores, [n (t - k), n t], to hold at a time: the same loss
+        tile: rows of the matrix of scores, [sum_k n (t - k), n t], to hold at a time: the same loss
             and gradient to rounding, computed once more in the backward pass. None holds the
-            matrix. On a sharded batch take a multiple of the devices and trace under
-            `jax.set_mesh`.
+            matrix. On a sharded batch trace under `jax.set_mesh`: each device then holds its share
+            of the rows.
 
     Returns:
         The loss, a non-negative scalar of at least float32; k ln(n t) where all scores are equal.
@@ -52,23 +55,19 @@ def log_bilinear(
             f'{len(weights)} step(s) from first_step {first_step} on do not fit into sequences of '
             f'{t} positions; use at least one step, all of them from 1 to {t - 1}'
         )
-    if tile is not None and tile < 1:
-        raise ValueError(f'tile is {tile} rows, expected at least 1; None computes all at once')
-    dtype = jnp.promote_types(jnp.result_type(context, targets, weights), jnp.float32)
-    c, z, w = (a.astype(dtype) for a in (context, targets, weights))
-
-    def of_step(k: int, w: Float[Array, 'd c']) -> Float[Array, '']:
-        highest = jax.lax.Precision.HIGHEST
-        predicted = jnp.einsum('dc,ntc->ntd', w, c[:, :-k], precision=highest)
-        # Row for row the own target: left out of the sum, so that in log(1 + sum / own) nothing
-        # cancels once targets are told apart well. The first k targets are nobody's own.
-        own, rest = z[:, k:], z[:, :k]
-        rows = predicted.reshape(-1, w.shape[0])
-        others = jnp.logaddexp(
-            log_sum_exp(rows, own.reshape(rows.shape), 1, tile),
-            log_sum_exp(rows, rest.reshape(n * k, -1), 0, tile),
-        )
-        score = jnp.sum(predicted * own, axis=2).reshape(-1)
-        return jnp.mean(jax.nn.softplus(others - score))
-
-    return sum(of_step(k, w[i]) for i, k in enumerate(steps))
+    check_tile(tile)
+    c, z, w = at_least_float32(context, targets, weights)
+    # The steps side by side along the positions, which no device shares with another: the batch's
+    # targets are then gathered once for all steps.
+    along = lambda parts: jnp.concatenate(list(parts), axis=1)
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    predicted = along(einsum('dc,ntc->ntd', w[i], c[:, :-k]) for i, k in enumerate(steps))
+    scores = jnp.sum(predicted * along(z[:, k:] for k in steps), axis=2)
+    # The own target is left out of the sum, so that in log(1 + sum / own) nothing cancels once
+    # targets are told apart well.
+    place = jnp.arange(n * t).reshape(n, t)
+    apart = (along(place[:, k:] for k in steps).reshape(-1), place.reshape(-1))
+    rows, columns = (a.reshape(-1, z.shape[2]) for a in (predicted, z))
+    others = log_sum_exp(rows, columns, apart, tile).reshape(scores.shape)
+    weight = along(jnp.full((1, t - k), 1 / (n * (t - k)), z.dtype) for k in steps)
+    return jnp.sum(weight * jax.nn.softplus(others - scores))

@@ -1,3 +1,5 @@
+"""Row blocks of every loss that has a matrix of logits: values, devices, collectives, memory."""
+
 import contextlib
 import functools
 import re
@@ -7,79 +9,147 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ssljax.losses.contrastive import info_nce, nt_xent
-
-
-def normal(*shape, seed=0, dtype=np.float64):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+from ssljax.losses.contrastive import info_nce, nt_xent, sigmoid_pairs
+from ssljax.losses.nce import instance_softmax
+from ssljax.losses.prediction import log_bilinear
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def simclr(z, temperature, tile):
-    """`nt_xent` and its gradient to z."""
-    return jax.value_and_grad(lambda z: nt_xent(z, temperature=temperature, tile=tile))(z)
+def simclr(z, tile):
+    return nt_xent(z, temperature=0.1, tile=tile)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def moco(arrays, temperature, tile):
-    """`info_nce` and its gradient to query, key and, where given, negatives."""
-    return jax.value_and_grad(lambda a: info_nce(*a, temperature=temperature, tile=tile))(arrays)
+def moco(query, key, queue, tile):
+    return info_nce(query, key, queue, temperature=0.1, tile=tile)
+
+
+def moco_v3(query, key, tile):
+    return info_nce(query, key, temperature=0.2, tile=tile)
+
+
+def cpc(context, targets, weights, tile):
+    return log_bilinear(context, targets, weights, tile=tile)
+
+
+def siglip(a, b, log_temperature, bias, tile):
+    return sigmoid_pairs(a, b, log_temperature=log_temperature, bias=bias, tile=tile)
+
+
+def shapes(loss, n, d=8):
+    """The shapes of a loss's arguments for n examples."""
+    return {
+        simclr: [(n, 2, d)],
+        moco: [(n, d), (n, d), (2 * n, d)],
+        moco_v3: [(n, d), (n, d)],
+        cpc: [(n, 3, d), (n, 3, d), (2, d, d)],
+        siglip: [(n, d), (n, d), (), ()],
+    }[loss]
+
+
+LOSSES = [simclr, moco, moco_v3, cpc, siglip]
+every_loss = pytest.mark.parametrize('loss', LOSSES, ids=lambda loss: loss.__name__)
+
+
+def arrays(loss, n, d=8):
+    draw = np.random.default_rng(0).normal
+    return [jnp.asarray(draw(size=shape)) for shape in shapes(loss, n, d)]
+
+
+def value_and_grads(loss, tile, arrays):
+    return jax.value_and_grad(lambda arrays: loss(*arrays, tile))(arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def on_one(loss, tile, arrays):
+    """Value and gradients to all arguments, on one device."""
+    return value_and_grads(loss, tile, arrays)
 
 
 # Values
 
 
-@pytest.mark.parametrize('shape', [(7, 2, 5), (5, 3, 5)])
-def test_any_tile_is_the_dense_nt_xent(x64, shape):
-    dense = simclr(normal(*shape), 0.1, None)
-    for tile in (1, 5, 6, 100):
-        tiled = simclr(normal(*shape), 0.1, tile)
-        chex.assert_trees_all_close(tiled, dense, rtol=1e-10, atol=1e-10)
+@every_loss
+def test_any_tile_is_the_dense_loss(x64, loss):
+    a = arrays(loss, 7)
+    dense = on_one(loss, None, a)
+    for tile in (1, 3, 5, 100):
+        chex.assert_trees_all_close(on_one(loss, tile, a), dense, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize('count', [None, 17])
-def test_any_tile_is_the_dense_info_nce(x64, count):
-    arrays = [normal(7, 3), normal(7, 3, seed=1)] + ([normal(count, 3, seed=2)] if count else [])
-    dense = moco(arrays, 0.1, None)
-    for tile in (1, 3, 100):
-        chex.assert_trees_all_close(moco(arrays, 0.1, tile), dense, rtol=1e-10, atol=1e-10)
+def test_any_tile_is_the_dense_loss_of_three_views(x64):
+    z = [jnp.asarray(np.random.default_rng(0).normal(size=(5, 3, 5)))]
+    dense = on_one(simclr, None, z)
+    for tile in (1, 4, 100):
+        chex.assert_trees_all_close(on_one(simclr, tile, z), dense, rtol=1e-10, atol=1e-10)
 
 
 # Devices
 
 
-def value_and_grads(function, arrays):
-    return jax.value_and_grad(lambda arrays: function(*arrays))(arrays)
+def split_over(mesh, arrays):
+    """Arrays with examples are split over all devices, weights and scalars are whole."""
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (mesh.axis_names,)))
+    examples = lambda a: a.ndim > 0 and a.shape[0] % mesh.size == 0
+    return [split if examples(a) else whole for a in arrays]
 
 
-def sharded(mesh, function, arrays, in_mesh=True):
-    """Value and gradients of `function`, compiled for arrays split by example over the mesh."""
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+def on_mesh(mesh, loss, tile, arrays, in_mesh=True):
+    """Value and gradients, compiled for arrays that are split over the mesh, and their places."""
+    places = split_over(mesh, arrays)
     with jax.set_mesh(mesh) if in_mesh else contextlib.nullcontext():
         lowered = jax.jit(
-            functools.partial(value_and_grads, function),
-            in_shardings=split,
-            out_shardings=(NamedSharding(mesh, PartitionSpec()), split),
+            functools.partial(value_and_grads, loss, tile),
+            in_shardings=(places,),
+            out_shardings=(NamedSharding(mesh, PartitionSpec()), places),
         ).lower(arrays)
-    return lowered.compile()
+    return lowered.compile(), places
 
 
-@pytest.mark.parametrize('tile, in_mesh', [(None, True), (16, True), (16, False), (20, True)])
-def test_one_and_eight_devices_agree(x64, mesh8, tile, in_mesh):
-    def losses(z, query, key, queue):
-        return (
-            nt_xent(z, temperature=0.1, tile=tile)
-            + 2 * info_nce(query, key, temperature=0.2, tile=tile)
-            + 3 * info_nce(query, key, queue, temperature=0.3, tile=tile)
-        )
+@every_loss
+@pytest.mark.parametrize('tile', [None, 1, 24, 40])
+def test_one_and_eight_devices_agree(x64, mesh8, loss, tile):
+    # 56 examples are 7 a device, which neither 24 / 8 nor 40 / 8 rows a block divide.
+    a = arrays(loss, 56)
+    eight, places = on_mesh(mesh8, loss, tile, a)
+    got = eight(jax.device_put(a, places))
+    chex.assert_trees_all_close(got, on_one(loss, None, a), rtol=1e-10, atol=1e-10)
 
-    arrays = [jnp.asarray(normal(24, 2, 8)), *map(jnp.asarray, normal(3, 24, 8, seed=1))]
-    eight = sharded(mesh8, losses, arrays, in_mesh)
-    got = eight(jax.device_put(arrays, eight.input_shardings[0][0]))
-    want = jax.jit(functools.partial(value_and_grads, losses))(arrays)
-    chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-10)
+
+@every_loss
+def test_without_a_mesh_in_sight_eight_devices_agree_as_well(x64, mesh8, loss):
+    a = arrays(loss, 24)
+    eight, places = on_mesh(mesh8, loss, 16, a, in_mesh=False)
+    got = eight(jax.device_put(a, places))
+    chex.assert_trees_all_close(got, on_one(loss, None, a), rtol=1e-10, atol=1e-10)
+
+
+def test_rows_that_devices_cannot_share_agree_as_well(x64, mesh8):
+    draw = np.random.default_rng(0).normal
+    v, bank, index = draw(size=(5, 8)), draw(size=(11, 8)), jnp.arange(5)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def loss(tile, v, bank):
+        return jax.value_and_grad(
+            lambda v, bank: instance_softmax(v, bank, index, temperature=0.1, tile=tile), (0, 1)
+        )(v, bank)
+
+    want = loss(None, v, bank)
+    with jax.set_mesh(mesh8):
+        chex.assert_trees_all_close(loss(2, v, bank), want, rtol=1e-10, atol=1e-10)
+
+
+def test_inside_shard_map_each_device_has_its_own_loss(mesh8):
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(16, 2, 8)), jnp.float32)
+
+    def own(z):
+        return simclr(z, 2)[None]
+
+    split = PartitionSpec('data')
+    with jax.set_mesh(mesh8):
+        losses = jax.jit(jax.shard_map(own, in_specs=split, out_specs=split))(z)
+    want = [on_one(simclr, None, [part])[0] for part in jnp.split(z, 8)]
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
 COLLECTIVE = re.compile(
@@ -95,63 +165,57 @@ def collectives(compiled):
     return sorted(inside), sorted(COLLECTIVE.findall(entry))
 
 
-def test_tiles_move_every_embedding_once_and_nothing_inside_the_loop():
-    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    z, q, k = jnp.zeros((512, 2, 64)), jnp.zeros((512, 64)), jnp.zeros((512, 64))
-    simclr = sharded(mesh, functools.partial(nt_xent, temperature=0.1, tile=128), [z])
-    # Embeddings, row sums and their gradients are gathered, the loss is summed.
-    assert collectives(simclr) == ([], ['all-gather'] * 3 + ['all-reduce'])
-    moco = sharded(mesh, functools.partial(info_nce, temperature=0.1, tile=128), [q, k])
-    assert collectives(moco) == ([], ['all-gather'] * 4 + ['all-reduce'])
-    for compiled, columns in ((simclr, 1024), (moco, 512)):
-        rows = set(re.findall(rf'f32\[(\d+),{columns}\]', compiled.as_text()))
-        # Each device has 128 / 8 rows of a block, and the only matrix beside is the columns'.
-        assert '16' in rows and rows <= {'16', '64'}, rows
+GATHERS = {simclr: 3, moco: 4, moco_v3: 4, cpc: 4, siglip: 2}
+"""Columns and, for the gradient to them, rows: NT-Xent's are the same. Then the row sums and their
+gradients, which a sum of softplus does without."""
+
+
+@every_loss
+@pytest.mark.parametrize(('n', 'tile'), [(512, 128), (504, 100)])
+def test_tiles_move_every_embedding_once_and_nothing_inside_the_loop(loss, n, tile):
+    # 504 examples are 63 a device, 100 rows are 12: the last block is not full.
+    mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(AxisType.Auto,) * 2)
+    like = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes(loss, n, 64)]
+    compiled, _ = on_mesh(mesh, loss, tile, like)
+    # What is summed over devices: the loss, and gradients of weights and scalars, in one go.
+    assert collectives(compiled) == ([], ['all-gather'] * GATHERS[loss] + ['all-reduce'])
+    columns = {simclr: 2 * n, moco: 2 * n, moco_v3: n, cpc: 3 * n, siglip: n}[loss]
+    rows = {int(rows) for rows in re.findall(rf'f32\[(\d+),{columns}\]', compiled.as_text())}
+    # Only a device's share of a block, and the columns themselves, transposed.
+    assert rows - {64} and max(rows - {64}) <= tile // 8, rows
 
 
 def test_dense_gathers_once(mesh8):
-    z = jnp.zeros((512, 2, 64))
-    dense = sharded(mesh8, functools.partial(nt_xent, temperature=0.1), [z])
+    like = [jax.ShapeDtypeStruct((512, 2, 64), jnp.float32)]
+    dense, _ = on_mesh(mesh8, simclr, None, like)
     assert collectives(dense) == ([], ['all-gather', 'all-reduce'])
-
-
-def test_inside_shard_map_each_device_has_its_own_loss(mesh8):
-    z = jnp.asarray(normal(16, 2, 8, dtype=np.float32))
-
-    def own(z):
-        return nt_xent(z, temperature=0.1, tile=2)[None]
-
-    split = PartitionSpec('data')
-    with jax.set_mesh(mesh8):
-        losses = jax.jit(jax.shard_map(own, in_specs=split, out_specs=split))(z)
-    want = [simclr(part, 0.1, None)[0] for part in jnp.split(z, 8)]
-    np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
 # Memory
 
 
 @functools.cache
-def temporaries(n, tile):
-    z = jax.ShapeDtypeStruct((n, 2, 128), jnp.float32)
-    return simclr.lower(z, 0.1, tile).compile().memory_analysis().temp_size_in_bytes
+def temporaries(loss, n, tile, d=128):
+    like = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes(loss, n, d)]
+    compiled = on_one.lower(loss, tile, like).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_of_tiles_is_linear_in_the_batch():
-    # Twice the rows, twice the memory; four times without tiles.
-    assert temporaries(4096, 256) < 2.1 * temporaries(2048, 256)
-    assert temporaries(4096, None) > 3.5 * temporaries(2048, None)
+@every_loss
+def test_memory_of_tiles_is_linear_in_the_batch(loss):
+    # Four times the examples, four times the memory; sixteen times without tiles.
+    assert 3 < temporaries(loss, 8192, 256) / temporaries(loss, 2048, 256) < 5
+    assert temporaries(loss, 2048, None) / temporaries(loss, 512, None) > 10
 
 
 def test_memory_of_tiles_at_4096_and_32768_pairs():
-    assert temporaries(4096, 256) < temporaries(4096, None) / 4
-    assert temporaries(32_768, 256) < 2**30
+    assert temporaries(simclr, 4096, 256) < temporaries(simclr, 4096, None) / 4
+    assert temporaries(simclr, 32_768, 256) < 2**30
 
 
 def test_memory_of_info_nce_tiles_is_theirs_in_both_directions():
     def size(tile):
-        q, queue = (jax.ShapeDtypeStruct((rows, 8), jnp.float32) for rows in (512, 16_384))
-        compiled = moco.lower((q, q, queue), 0.1, tile).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        like = [jax.ShapeDtypeStruct((rows, 8), jnp.float32) for rows in (512, 512, 16_384)]
+        return on_one.lower(moco, tile, like).compile().memory_analysis().temp_size_in_bytes
 
     assert size(32) < size(None) / 4
