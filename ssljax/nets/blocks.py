@@ -115,3 +115,12 @@ def block_of(kind: Literal['basic', 'bottleneck']) -> type[Block]:
     if kind not in kinds:
         raise ValueError(f'block is {kind!r}; use one of {", ".join(map(repr, kinds))}')
     return kinds[kind]
+
+
+def forgetful(block: type[Block]) -> type[Block]:
+    """The same block, computed again in the backward pass instead of keeping what is inside.
+
+    Its running statistics are updated once: those of the second pass are dropped.
+    """
+    # Argument 2 is `train`, behind the module and its input.
+    return nn.remat(block, static_argnums=(2,))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ssljax.nets.blocks import block_of, max_pool
+from ssljax.nets.blocks import block_of, forgetful, max_pool
 from ssljax.nets.conv import Conv
 from ssljax.nets.norm import batch_norm, check_groups
 from ssljax.nets.precision import Precision, at_least_float32, compute_dtype
@@ -41,6 +41,7 @@ class ResNet(nn.Module):
         dtype: `float32` or `bfloat16` computation.
         norm_groups: consecutive parts of the batch that BatchNorm normalises each by itself, as
             so many unsynchronised devices do; 1 is the whole batch.
+        remat: computes a block again in the backward pass instead of keeping what is inside.
 
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
     """
@@ -52,6 +53,7 @@ class ResNet(nn.Module):
     zero_init: bool = True
     dtype: Precision = 'float32'
     norm_groups: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         if self.depth not in LAYOUTS:
@@ -98,9 +100,10 @@ class ResNet(nn.Module):
             x = max_pool(x)
         maps = {'stem': x}
         kind, counts = LAYOUTS[self.depth]
+        block = forgetful(block_of(kind)) if self.remat else block_of(kind)
         for i, count in enumerate(counts):
             for j in range(count):
-                x = block_of(kind)(
+                x = block(
                     width=width * 2**i,
                     inner_width=self.inner_width,
                     stride=2 if i > 0 and j == 0 else 1,

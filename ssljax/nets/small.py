@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ssljax.nets.blocks import Shortcut, block_of
+from ssljax.nets.blocks import Shortcut, block_of, forgetful
 from ssljax.nets.conv import Conv
 from ssljax.nets.norm import batch_norm, check_groups
 from ssljax.nets.precision import Precision, at_least_float32, compute_dtype
@@ -36,6 +36,7 @@ class SmallResNet(nn.Module):
         dtype: `float32` or `bfloat16` computation.
         norm_groups: consecutive parts of the batch that BatchNorm normalises each by itself, as
             so many unsynchronised devices do; 1 is the whole batch.
+        remat: computes a block again in the backward pass instead of keeping what is inside.
     """
 
     stem_patch: int = 4
@@ -51,6 +52,7 @@ class SmallResNet(nn.Module):
     zero_init: bool = False
     dtype: Precision = 'float32'
     norm_groups: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         compute_dtype(self.dtype)
@@ -96,9 +98,10 @@ class SmallResNet(nn.Module):
         x = Conv(self.widths[0], kernel, self.stem_patch, padding, dtype, name='stem_conv')(x)
         x = nn.relu(batch_norm(train, dtype, self.norm_groups, name='stem_norm')(x))
         maps = {'stem': at_least_float32(x)}
+        block = forgetful(block_of(self.block)) if self.remat else block_of(self.block)
         for i, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True)):
             for j in range(count):
-                x = block_of(self.block)(
+                x = block(
                     width=width,
                     stride=self.stride if i > 0 and j == 0 else 1,
                     zero_init=self.zero_init,
