@@ -7,7 +7,7 @@ and Linen modules and whose methods are pure functions. It is hashable, printabl
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,15 @@ class Method:
     `refresh` with `refresh_every` and `resets`.
     `params` is a dict of parameter trees by network; `state` a dict of named trees, with batch
     statistics under `state['stats']`.
+
+    Attributes:
+        mean_over_examples: whether the objective's loss is a mean of terms that know one example
+            each (beside params and state, batch statistics excepted): then the gradients of
+            micro-batches may simply be averaged. False is always right, and costs one more forward
+            pass of micro-batches.
     """
+
+    mean_over_examples: ClassVar[bool] = False
 
     def check(self, data: Signature, run: Run) -> None:
         """Raise ValueError, saying what to change, if data and recipe do not fit this method."""

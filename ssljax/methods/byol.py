@@ -7,6 +7,7 @@ with a target that gets no gradient. Grill et al. 2020, arXiv 2006.07733.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 from flax import linen as nn
@@ -37,6 +38,8 @@ class BYOL(TwoBranches):
         predictor: q, projections to predictions. Paper: 4096-256.
         momentum: of the target. Paper: cosine to 1 from 0.996 (1000 epochs), 0.99 (100 and 300).
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(
         default_factory=functools.partial(ResNet, zero_init=False)

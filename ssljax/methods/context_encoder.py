@@ -7,6 +7,7 @@ Darrell, Efros 2016, arXiv 1604.07379.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class ContextEncoder(Method):
             channel. Paper: the mean colour, which is (-0.082, -0.184, -0.035) in [-1, 1].
         layer: which of the encoder's `features` the decoder is given, pooled ones or maps.
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(default_factory=ContextNet)
     decoder: nn.Module = dataclasses.field(default_factory=Decoder)

@@ -10,6 +10,7 @@ images have colours, `encoder=Sobel(...)` hides them: clusters would follow them
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class DeepCluster(Method):
         iterations: of k-means. Paper: 20.
         every: epochs from one clustering to the next. Paper: 1.
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(default_factory=lambda: Sobel(ResNet()))
     clusters: int = 10_000

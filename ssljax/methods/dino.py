@@ -8,6 +8,7 @@ Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin 2021, arXiv 2104.14294 (algori
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,8 @@ class DINO(Method):
         momentum: of the teacher. Paper: cosine to 1 from 0.996. A teacher as fast as its centre (10
             steps for 0.9) runs away from it, and all images become alike.
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(
         default_factory=functools.partial(vit, 'S', drop_path=0.1)

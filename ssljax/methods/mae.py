@@ -8,6 +8,7 @@ pixels of the missing ones. The encoder is kept. He, Chen, Xie, Li, Dollar, Girs
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ class MAE(Method):
         normalize: whether the target is each patch at mean 0 and variance 1, or its pixels as they
             are. Paper: better with (table 1d).
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: ViT = dataclasses.field(default_factory=Encoder)
     decoder: MAEDecoder = dataclasses.field(default_factory=MAEDecoder)

@@ -12,6 +12,7 @@ colour ahead of the jitter, `SimCLRViews` behind it.)
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class MoCo(Method):
             authors' CIFAR-10 demonstration); else only the first view is.
         tile: rows of the matrix of similarities held at a time; None holds all of it.
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(default_factory=lambda: ResNet(norm_groups=8))
     head: nn.Module = dataclasses.field(

@@ -6,6 +6,7 @@ Gidaris, Singh, Komodakis 2018, arXiv 1803.07728.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,8 @@ class Rotation(Method):
     Attributes:
         encoder: images to features.
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(default_factory=ResNet)
 

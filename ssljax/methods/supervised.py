@@ -1,6 +1,7 @@
 """Supervised classification: the upper reference of every table."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ class Supervised(Method):
         classes: number of classes; the data set must have as many.
         label_smoothing: share of the target spread evenly over all classes, in [0, 1).
     """
+
+    mean_over_examples: ClassVar[bool] = True
 
     encoder: nn.Module = dataclasses.field(default_factory=ResNet)
     classes: int = 1000

@@ -176,6 +176,33 @@ def test_a_target_that_is_no_constant_would_show(name, x64, monkeypatch):
     assert float(moved) > 1e-6 or float(optax.global_norm(carried)) > 1e-6
 
 
+MEANS = [
+    pytest.param(name, marks=pytest.mark.slow if case.variant else ())
+    for name, case in METHODS.items()
+    if case.method.mean_over_examples
+]
+
+
+@pytest.mark.parametrize('name', MEANS)
+def test_a_loss_declared_a_mean_over_examples_is_one(name, x64):
+    case = METHODS[name]
+    batch = ready_batch(case.recipe, jnp.float64)
+    params, state = fresh(case, batch, jnp.float64)
+    now = Now(jnp.asarray(0), jax.random.key(3), RUN)
+
+    @jax.jit
+    def losses(params):
+        """Of the batch, and of each example as if it were all there is."""
+        outputs, _ = case.method.forward(params, state, batch, jax.random.key(2))
+        of = lambda outputs: case.method.objective(params, outputs, state, now)[0]
+        alone = jax.tree.map(lambda leaf: leaf[:, None], outputs)
+        return of(outputs), jax.lax.map(of, alone)
+
+    whole, alone = losses(params)
+    assert alone.shape == (N,) and np.std(alone) > 0
+    np.testing.assert_allclose(np.mean(alone), whole, rtol=1e-10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('parts', [1, 2, 4])
 def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, parts, x64):

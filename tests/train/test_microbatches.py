@@ -1,4 +1,4 @@
-"""Gradient caching: the batch in parts has the loss and gradient of the batch as a whole."""
+"""Micro-batches: the batch in parts has the loss and gradient of the batch as a whole."""
 
 import dataclasses
 
@@ -12,7 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ssljax.core import Now, Run, with_keys
 from ssljax.experiment import Data, Experiment
 from ssljax.methods.simclr import SimCLR
+from ssljax.methods.supervised import Supervised
 from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.small import SmallResNet
 from ssljax.optim import SGD
 from ssljax.train.microbatches import merge, split, value_and_grad
 from ssljax.train.placement import Placement, make_mesh
@@ -36,11 +38,18 @@ class NoNorm(nn.Module):
 METHOD = SimCLR(NoNorm(), ProjectionHead((8, 4), hidden_norm='none', last_norm='none'), 0.5)
 
 
-def problem():
+class Cached(Supervised):
+    """The same loss, not declared a mean over examples."""
+
+    mean_over_examples = False
+
+
+def problem(method=METHOD):
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.integers(0, 256, (N, 2, 8, 8, 3)), jnp.uint8)
-    batch = with_keys({'image': image, 'index': jnp.arange(N)}, jax.random.key(1))
-    params, state = METHOD.init(jax.random.key(0), RECIPE.on_device(batch), RUN)
+    label = jnp.arange(N) % 4
+    batch = with_keys({'image': image, 'index': jnp.arange(N), 'label': label}, jax.random.key(1))
+    params, state = method.init(jax.random.key(0), RECIPE.on_device(batch), RUN)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), params)
     return params, state, batch, jax.random.key(2), Now(jnp.asarray(0), jax.random.key(3), RUN)
 
@@ -89,6 +98,43 @@ def test_parts_go_with_eight_devices(x64, mesh8):
     close(one, eight, rtol=1e-10, atol=1e-12)
     # No image crosses between devices: what does is outputs and sums of gradients.
     assert 'all-to-all' not in compiled.as_text()
+
+
+# Plain accumulation
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_a_mean_over_examples_is_accumulated_to_the_plain_gradient(parts, x64):
+    method = Supervised(NoNorm(), classes=4)
+    arguments = problem(method)
+    plain = jax.jit(value_and_grad(method, RECIPE_OF_FLOATS, 1))(*arguments)
+    parted = jax.jit(value_and_grad(method, RECIPE_OF_FLOATS, parts))(*arguments)
+    close(plain, parted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_batch_norm_goes_by_the_same_rule_as_with_caching(parts, x64):
+    nets = SmallResNet(stem_patch=2, widths=(4,), blocks=(1,)), 4
+    arguments = problem(Supervised(*nets))
+    accumulated, cached = (
+        jax.jit(value_and_grad(kind(*nets), RECIPE_OF_FLOATS, parts))(*arguments)
+        for kind in (Supervised, Cached)
+    )
+    close(accumulated, cached, rtol=1e-10, atol=1e-12)
+
+
+def test_accumulation_saves_the_second_forward_pass():
+    nets = SmallResNet(stem_patch=1, widths=(32, 32), blocks=(2, 2), stride=1), 4
+    *arguments, now = problem(Supervised(*nets))
+
+    def flops(kind):
+        gradient = value_and_grad(kind(*nets), RECIPE_OF_FLOATS, 4)
+        lowered = jax.jit(lambda *arguments: gradient(*arguments, now)).lower(*arguments)
+        return lowered.compile().cost_analysis()['flops']
+
+    # Forward and twice as much backward, in place of forward, forward and backward.
+    ratio = flops(Supervised) / flops(Cached)
+    assert 0.7 < ratio < 0.8, ratio
 
 
 def test_split_is_strided_and_merge_undoes_it():
