@@ -2,9 +2,11 @@
 
     python benchmarks/linear_memory.py            memory alone, nothing is run
     python benchmarks/linear_memory.py --seconds  times NT-Xent and SigLIP's loss up to 32,768 too
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/linear_memory.py
 
-A loss and its gradient to all arguments is compiled for float32 embeddings on one device; what
-counts are the bytes allocated beside arguments and results. For CPC, n are the positions of all
+A loss and its gradient to all arguments is compiled for float32 embeddings, split over all devices
+there are (the last line makes eight of one CPU); what counts are the bytes that a device allocates
+beside arguments and results. For CPC, n are the positions of all
 sequences of 8, of which it predicts 2 steps. Target: an exponent of n, the slope between the
 logarithms, of at most 1.05, where the whole matrix has 2.
 """
@@ -17,6 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from provenance import header
 
 from ssljax.losses.contrastive import info_nce, nt_xent, sigmoid_pairs
@@ -51,10 +54,15 @@ def shapes(name: str, n: int, d: int) -> list[tuple[int, ...]]:
 
 
 def compiled(name: str, n: int, d: int, tile: int | None):
-    """Loss and gradient, compiled."""
+    """Loss and gradient, compiled; examples are split over the devices, CPC's weights are whole."""
+    mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('data',)))
+    places = tuple(whole if shape[1:] == (d, d) else split for shape in shapes(name, n, d))
     like = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes(name, n, d)]
     loss = jax.value_and_grad(losses(tile)[name], argnums=tuple(range(len(like))))
-    return jax.jit(loss).lower(*like).compile()
+    with jax.set_mesh(mesh):
+        jitted = jax.jit(loss, in_shardings=places, out_shardings=(whole, places))
+        return jitted.lower(*like).compile()
 
 
 def mebibytes(executable) -> float:
@@ -65,7 +73,8 @@ def mebibytes(executable) -> float:
 def seconds(executable, shapes: list[tuple[int, ...]], repetitions: int) -> float:
     """The median time of a run; the first warms up."""
     rng = np.random.default_rng(0)
-    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    arrays = jax.device_put(arrays, list(executable.input_shardings[0]))
     taken = []
     for _ in range(repetitions + 1):
         start = time.perf_counter()
@@ -90,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
 
     print(header())
-    print(f'\ntemporaries in MiB, {options.dim} dimensions, tile {options.tile}\n')
+    print(f'\ntemporaries in MiB a device, {options.dim} dimensions, tile {options.tile}\n')
     print('n'.rjust(15), *(f'{n:>9,}' for n in SIZES), ' exponent  whole matrix at 4,096')
     worst = 0.0
     for name in losses(None):
