@@ -39,7 +39,8 @@ class Train:
 
     Any field of the experiment may follow as an option (`--method.temperature 0.2`); `ssljax train
     EXPERIMENT --help` lists them. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and
-    saved, 1 failed, 2 bad input.
+    saved, 1 failed, 2 bad input. Started once on every host (see launch/), it is one run on all
+    their devices; --folder is then on a disk that all of them see.
     """
 
     experiment: Positional[str]
@@ -52,6 +53,14 @@ class Train:
     """Shrink the experiment to seconds, on made images: does everything work?"""
     profile: bool = False
     """Write a JAX trace of a few steps and the measured share of peak FLOPs."""
+    coordinator: str | None = None
+    """Of several processes: HOST:PORT of process 0 (default: JAX_COORDINATOR_ADDRESS)."""
+    processes: int | None = None
+    """Of several processes: how many (default: JAX_NUM_PROCESSES)."""
+    process: int | None = None
+    """Of several processes: which this is, from 0 (default: JAX_PROCESS_ID)."""
+    distributed: bool = False
+    """Of several processes: have SLURM, Open MPI, Cloud TPU or Kubernetes say which."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,28 @@
 """`ssljax train`: an experiment file, overrides and a folder become a run."""
 
+import os
+
 from etils import epath
 
 from ssljax import overrides
-from ssljax.cli import Train
+from ssljax.cli import Train, guarded
 from ssljax.definitions import load_experiment as load
 from ssljax.experiment import Experiment
 
 
 def main(options: Train, changes: list[str]) -> int:
-    """Trains; returns the exit code."""
+    """Trains, alone or as one of several processes; returns the exit code."""
     experiment, folder = resolve(options, changes)
+
+    from ssljax.train.processes import Asked, together
+
+    asked = Asked(options.coordinator, options.processes, options.process, options.distributed)
+    work = lambda: guarded(lambda: _train(experiment, folder, options))
+    return together(asked.completed(os.environ), work)
+
+
+def _train(experiment: Experiment, folder: str, options: Train) -> int:
+    import jax
 
     from ssljax.evaluate.monitor import monitor
     from ssljax.train.folder import RunFolder
@@ -26,7 +38,7 @@ def main(options: Train, changes: list[str]) -> int:
 
         profile = Profile(session, target)
     outcome = train(session, target, monitor(session), profile)
-    if profile is not None:
+    if profile is not None and jax.process_index() == 0:
         print(profile.summary())
     return 0 if outcome.finished else EXIT_INTERRUPTED
 

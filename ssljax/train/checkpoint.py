@@ -223,7 +223,13 @@ class Checkpoints:
 
     def _load(self, slot: Slot, like: Tree) -> tuple[Tree, dict[str, Any]]:
         path = self._path(slot)
-        record = digest.read(path)
+        try:
+            record = digest.read(path)
+        except digest.DigestError as error:  # process 0 has verified it
+            raise CheckpointError(
+                f'process {jax.process_index()} does not find in {path} what process 0 does: '
+                f'{error}. Put the folder on a disk that all processes see'
+            ) from error
         differences = leaves.differences(record['leaves'], like)
         if differences:
             raise CheckpointError(
@@ -241,6 +247,9 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         """Removes what the failed save left, and says what happened."""
         path, known = self._shelf.path, ''
+        error, what = _system_error(error), 'Make room or mend the disk'
+        if jax.process_count() > 1 and not isinstance(error, OSError):
+            what = 'If another process ended before this one, its output has the cause; mend that'
         try:
             if self._primary:
                 self._shelf.clear()
@@ -252,8 +261,7 @@ class Checkpoints:
             pass
         return CheckpointError(
             f'the checkpoint of step {step} could not be written to {path}: '
-            f'{_reason(_system_error(error))}{known}. '
-            'Make room or mend the disk, and start the same command again'
+            f'{_reason(error)}{known}. {what}, and start the same command again'
         )
 
 

@@ -13,16 +13,21 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import time
 from types import ModuleType
 from typing import Any
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
 import ssljax
 from ssljax import config
 from ssljax.core import Signature
 from ssljax.experiment import FREE_ON_RESUME, Experiment
+
+SEEN_WITHIN = 60.0
+"""Seconds until a file that process 0 wrote is seen by the others: NFS remembers its absence."""
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'tensorflow-cpu')
 
@@ -105,15 +110,17 @@ class RunFolder:
     def begin(self, experiment: Experiment, data: Signature, fingerprint: str) -> None:
         """Writes the record of a new run, or checks that this is the run that was begun here.
 
+        Of several processes the first writes it, and the others see that they see it.
+
         Raises:
-            ValueError: naming the fields that differ and those that may.
+            ValueError: naming the fields that differ and those that may; or a process that does
+                not see the folder of process 0.
         """
         if self.exists():
             self.check(experiment, data, fingerprint)
             if jax.process_index() == 0:
                 self._write({**self.read(), 'experiment': config.encode(experiment)})
-            return
-        if jax.process_index() == 0:
+        elif jax.process_index() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write(
                 {
@@ -126,6 +133,19 @@ class RunFolder:
                     'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
                 }
             )
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices('the record of the run')
+            self._wait_until_seen()
+
+    def _wait_until_seen(self) -> None:
+        end = time.monotonic() + SEEN_WITHIN
+        while not self.exists():
+            if time.monotonic() > end:
+                raise ValueError(
+                    f'process {jax.process_index()} does not see {self.record}, which process 0 '
+                    'has written; choose a --folder on a disk that all processes see, or a bucket'
+                )
+            time.sleep(0.5)
 
     def check(self, experiment: Experiment, data: Signature, fingerprint: str) -> None:
         """Raise ValueError, naming what differs and what may, unless this is the run begun here."""

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C ask a run to save and stop at the next step."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def on_signals() -> Iterator[Interrupt]:
     def on_interrupt(*_):
         interrupt.ask()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # to which JAX listens, and tells the others
 
     before = {signal.SIGINT: signal.signal(signal.SIGINT, on_interrupt)}
     if jax.process_count() == 1:

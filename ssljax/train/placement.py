@@ -24,9 +24,14 @@ def make_mesh(fsdp: int = 1, devices: int | None = None) -> Mesh:
     """A mesh ('data', 'fsdp') over the first `devices` devices (default: all of them).
 
     Raises:
-        ValueError: if `fsdp` does not divide the number of devices.
+        ValueError: if `fsdp` does not divide the number of devices, or a process would have none.
     """
     found = jax.devices()
+    if devices not in (None, len(found)) and jax.process_count() > 1:
+        raise ValueError(
+            f'{devices} devices asked for, {len(found)} found in {jax.process_count()} processes; '
+            'several processes use all of theirs: leave --devices out, or start fewer processes'
+        )
     if devices is not None and not 1 <= devices <= len(found):
         raise ValueError(f'{devices} devices asked for, {len(found)} found; use 1 to {len(found)}')
     count = len(found) if devices is None else devices

@@ -52,8 +52,11 @@ class Session:
 
     @classmethod
     def without_data(cls, experiment: Experiment, data: Signature) -> 'Session':
-        """A session on one device that knows its data only by signature: enough for the state."""
-        placement = Placement(make_mesh(devices=1))
+        """A session that knows its data only by signature: enough for the state, held whole.
+
+        It is on one device; in a run of several processes on all, as each of them needs a copy.
+        """
+        placement = Placement(make_mesh(devices=1 if jax.process_count() == 1 else None))
         return cls(experiment, data, experiment.run(data.examples), placement)
 
     @functools.cached_property
