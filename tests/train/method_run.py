@@ -88,6 +88,21 @@ def ready_batches(session):
         yield session.placement.put(rows)
 
 
+def begun(session):
+    """The state before the first step.
+
+    Parameters that are scaled as they are drawn (SwAV's prototypes) depend on the order of sums in
+    float32, so that those born in parts are only checked, and the whole ones are taken.
+    """
+    born = session.fresh()
+    if session.experiment.fsdp == 1:
+        return born
+    whole = Session.open(dataclasses.replace(session.experiment, fsdp=1), 1).fresh()
+    for one, other in zip(jax.tree.leaves(born.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    return jax.device_put(whole, shardings(session.abstract))
+
+
 def steps(name, devices=None, fsdp=1):
     """Loss and gradients of the first step, and everything there is after `STEPS` of them.
 
@@ -97,7 +112,7 @@ def steps(name, devices=None, fsdp=1):
     session = opened(name, devices, fsdp)
     experiment, run, placement = session.experiment, session.run, session.placement
     at = shardings(session.abstract)
-    state = doubled(session.fresh(), at)
+    state = doubled(begun(session), at)
     between = refresher(session)
     if between is not None:
         state = between[1](state)
@@ -119,8 +134,7 @@ def steps(name, devices=None, fsdp=1):
     for step, batch in enumerate(ready_batches(session)):
         if step == 0:
             with jax.set_mesh(placement.mesh):
-                begun = first(state.params, state.method, batch)
-            found |= flat(begun, f'{name}/first')
+                found |= flat(first(state.params, state.method, batch), f'{name}/first')
         state, metrics = take(state, batch)
         found[f'{name}/losses/{step}'] = np.asarray(metrics['loss'])
     arrays = {'params': state.params, 'opt': state.opt, 'method': state.method}
