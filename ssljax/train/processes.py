@@ -7,6 +7,7 @@ Process 0 keeps the run's folder, which has to be on a disk that all of them see
 import dataclasses
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 
@@ -23,6 +24,14 @@ STARTUP = 300
 SHUTDOWN = 1800
 """Seconds that a process that is done waits for the others: process 0 may still check a large
 checkpoint. One that died is noticed by its heartbeat long before."""
+
+
+BAD_INPUT = 2
+"""Exit code of a process that was given what it cannot take, as the command line has it."""
+
+ALL_SAY_SO = 3.0
+"""Seconds that a process stays after bad input: the others met it too, and are to say so instead of
+that they have lost process 0."""
 
 
 class ProcessesError(RuntimeError):
@@ -121,9 +130,11 @@ def together(asked: Asked, work: Callable[[], int]) -> int:
         )
         code = 1
     if code not in (0, EXIT_INTERRUPTED):
-        # JAX would have this process wait for the others before it ends.
         sys.stdout.flush()
         sys.stderr.flush()
+        if code == BAD_INPUT:
+            time.sleep(ALL_SAY_SO)
+        # JAX would have this process wait for the others before it ends.
         os._exit(code)
     return code
 

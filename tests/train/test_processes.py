@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,11 +37,13 @@ from ssljax.methods.simclr import SimCLR
 from ssljax.nets.heads import ProjectionHead
 from ssljax.nets.small import SmallResNet
 from ssljax.optim import SGD
+from ssljax.train import placement
 from ssljax.views.simclr import SimCLRViews
 
 if 'JAX_PROCESS_ID' in os.environ:  # slow enough for a signal to come between two steps
     read = Batches.__next__
     Batches.__next__ = lambda self: (time.sleep(0.1), read(self))[1]
+    placement.SMALLEST_SHARDED = 16
 
 def config():
     return Experiment(
@@ -66,12 +69,12 @@ def experiment(tmp_path_factory):
     return file
 
 
-def start(command, count=1):
-    """A command, on as many processes of one device each, in a session of its own."""
+def start(command, count=1, devices=1):
+    """A command, in as many processes of so many devices each."""
     launched = () if count == 1 else (sys.executable, LAUNCHER, str(count), '--')
     return subprocess.Popen(
         [*launched, *map(str, command)],
-        env={**os.environ, 'XLA_FLAGS': ''},
+        env={**os.environ, 'XLA_FLAGS': '', 'JAX_NUM_CPU_DEVICES': str(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -181,19 +184,30 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(experiment, tmp_pa
 
 
 @pytest.mark.slow
-def test_one_told_stops_all_and_two_runs_have_the_same_bits(experiment, tmp_path):
-    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    code, said = ended(train(experiment, whole, 2))
+def test_one_told_stops_all_and_split_parameters_go_on_bit_for_bit(experiment, tmp_path):
+    """Parameters are split over four devices of two processes."""
+    whole, parts, alone = (tmp_path / name for name in ('whole', 'parts', 'alone'))
+    train = lambda folder: start(
+        (*SSLJAX, 'train', experiment, '--folder', folder, '--fsdp', '4'), 2, devices=2
+    )
+    code, said = ended(train(whole))
     assert code == 0, said
-    process = train(experiment, parts, 2)
+    process = train(parts)
     at_step(process, parts, 3)
     os.kill(children(process)[1], signal.SIGINT)  # as Ctrl-C in its terminal
     code, said = ended(process)
     assert code == EXIT_INTERRUPTED, said
-    code, said = ended(train(experiment, parts, 2))
+    shutil.copytree(parts, alone)
+    code, said = ended(train(parts))
     assert code == 0, said
     without = [metrics.without_clock(metrics.read(f)) for f in (whole, parts)]
     assert without[0] == without[1]
+
+    session = Session.open(load_experiment(experiment), 1)
+    assert loop.train(session, RunFolder.at(str(alone)), monitor(session)).finished
+    found, wanted = losses(alone), losses(whole)
+    assert found.keys() == wanted.keys()
+    np.testing.assert_allclose([*found.values()], [*wanted.values()], rtol=1e-4)
 
 
 @pytest.mark.slow
