@@ -20,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'methods'))
 from cases import METHODS, RUN
 
 from ssljax.core import Now, with_keys
+from ssljax.data.made import CLASSES
 from ssljax.data.pipeline import batches
 from ssljax.experiment import Data, Evaluation, Experiment
 from ssljax.optim import SGD
@@ -45,8 +46,11 @@ class Ready(Recipe):
 def opened(name, devices=None, fsdp=1):
     """A session for a method of the table."""
     case = METHODS[name]
+    method = case.method
+    if hasattr(method, 'classes'):
+        method = dataclasses.replace(method, classes=len(CLASSES))
     experiment = Experiment(
-        method=case.method,
+        method=method,
         recipe=case.recipe,
         optimizer=SGD(
             learning_rate=case.learning_rate, scaling='none', warmup_epochs=0.0, decay='constant'

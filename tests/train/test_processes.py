@@ -225,6 +225,34 @@ def test_bad_input_is_refused_by_all_before_they_wait_for_each_other(experiment)
     assert code == 2, said
 
 
+FAILS = """
+import os, sys
+import jax
+from jax.experimental import multihost_utils
+from ssljax.train.processes import Asked, together
+
+def work():
+    multihost_utils.sync_global_devices('both are here')
+    if jax.process_index() == int(sys.argv[1]):
+        raise OSError('no disk')
+    multihost_utils.sync_global_devices('never')
+    return 0
+
+together(Asked().completed(os.environ), work)
+"""
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_process_that_fails_does_not_wait_for_those_that_wait_for_it(victim):
+    began = time.monotonic()
+    command = (sys.executable, LAUNCHER, '--patience', '100', '2', '--', sys.executable)
+    code, said = ended(start((*command, '-c', FAILS, victim)), 300)
+    assert time.monotonic() - began < 60
+    assert code == 1
+    assert f'process {victim} of 2 failed first: exit code 1' in said
+    assert 'OSError: no disk' in said.partition('the last lines of process')[2]
+
+
 class TestAsked:
     def test_options_come_before_the_environment(self):
         told = {
