@@ -7,20 +7,16 @@ import jax
 import pytest
 
 from ssljax.commands.train import load
-from ssljax.core import Signature
+from ssljax.data.known import facts
 from ssljax.evaluate.monitor import monitor
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
 from ssljax.train.loop import train
-from ssljax.train.session import Session, batch_shapes
+from ssljax.train.placement import make_mesh
+from ssljax.train.session import Session, delivered
 from ssljax.train.step import make_step
 
 FILES = sorted(pathlib.Path(__file__).parent.parent.glob('experiments/*.py'))
-DATA = {  # channels, classes, training examples
-    'fashion_mnist_10k': (1, 10, 7_000),
-    'cifar10': (3, 10, 45_000),
-    'imagenet2012': (3, 1000, 1_268_355),
-}
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -29,9 +25,8 @@ def file(request):
 
 
 def full_size(experiment):
-    channels, classes, examples = DATA[experiment.data.name]
-    views = tuple(experiment.recipe.views().items())
-    return Session.without_data(experiment, Signature(views, channels, classes, examples))
+    data = delivered(experiment, facts(experiment.data.name, experiment.data.train))
+    return Session.planned(experiment, data, make_mesh(devices=1))
 
 
 def count(tree):
@@ -55,14 +50,12 @@ def test_runs_when_shrunk(file, tmp_path):
 def test_full_size_step_has_its_shapes(file):
     experiment = load(str(file))
     session = full_size(experiment)
-    experiment.recipe.check(session.data.channels)
-    experiment.method.check(session.data, session.run)
     state = session.abstract
     module_parameters = load_constant(file, 'PARAMETERS')
     assert count(state.params['encoder']) == module_parameters
     schedule = experiment.optimizer.schedule(session.run)
     step = make_step(experiment.method, experiment.recipe, session.transform, schedule, session.run)
-    after, out = jax.eval_shape(step, state, batch_shapes(session.data, experiment.batch))
+    after, out = jax.eval_shape(step, state, session.batch)
     same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype
     assert jax.tree.all(jax.tree.map(same, after, state))
     assert all(leaf.shape == () for leaf in jax.tree.leaves(out))

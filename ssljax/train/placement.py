@@ -6,7 +6,7 @@ else is replicated.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,21 +20,29 @@ SMALLEST_SHARDED = 2**16
 """Arrays with fewer elements stay whole: gathering them costs more than holding them."""
 
 
-def make_mesh(fsdp: int = 1, devices: int | None = None) -> Mesh:
-    """A mesh ('data', 'fsdp') over the first `devices` devices (default: all of them).
+def make_mesh(fsdp: int = 1, devices: int | Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh ('data', 'fsdp') over devices.
+
+    Args:
+        fsdp: length of that axis.
+        devices: the first so many, or these (a topology's need not exist); None for all there are.
 
     Raises:
         ValueError: if `fsdp` does not divide the number of devices, or a process would have none.
     """
-    found = jax.devices()
-    if devices not in (None, len(found)) and jax.process_count() > 1:
-        raise ValueError(
-            f'{devices} devices asked for, {len(found)} found in {jax.process_count()} processes; '
-            'several processes use all of theirs: leave --devices out, or start fewer processes'
-        )
-    if devices is not None and not 1 <= devices <= len(found):
-        raise ValueError(f'{devices} devices asked for, {len(found)} found; use 1 to {len(found)}')
-    count = len(found) if devices is None else devices
+    if devices is None or isinstance(devices, int):
+        found = jax.devices()
+        count = len(found) if devices is None else devices
+        if count != len(found) and jax.process_count() > 1:
+            raise ValueError(
+                f'{count} devices asked for, {len(found)} found in {jax.process_count()} '
+                'processes; several processes use all of theirs: leave --devices out, or start '
+                'fewer processes'
+            )
+    else:
+        found, count = list(devices), len(devices)
+    if not 1 <= count <= len(found):
+        raise ValueError(f'{count} devices asked for, {len(found)} found; use 1 to {len(found)}')
     if fsdp < 1 or count % fsdp:
         raise ValueError(f'fsdp={fsdp} does not divide {count} devices; use a divisor of {count}')
     return jax.make_mesh(

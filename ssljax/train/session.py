@@ -6,8 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from ssljax.core import Run, Signature, TrainState, Tree
+from ssljax.data.known import Facts
 from ssljax.data.pipeline import Stream
 from ssljax.data.registry import open_source
 from ssljax.data.sources import Source
@@ -43,16 +45,28 @@ class Session:
         """
         source = open_source(experiment.data.name, experiment.data.train)
         data = signature(experiment, source)
-        run = experiment.run(source.examples)
-        placement = Placement(make_mesh(experiment.fsdp, devices))
+        planned = cls.planned(experiment, data, make_mesh(experiment.fsdp, devices))
+        return dataclasses.replace(planned, source=source)
+
+    @classmethod
+    def planned(cls, experiment: Experiment, data: Signature, mesh: Mesh) -> 'Session':
+        """A session that knows its data only by signature and whose devices need not exist.
+
+        Everything can be traced, lowered and compiled; all parts are checked, as by `open`.
+
+        Raises:
+            ValueError: saying which part does not fit and what to change.
+        """
+        run = experiment.run(data.examples)
+        placement = Placement(mesh)
         placement.check(experiment.batch, experiment.microbatches)
-        experiment.recipe.check(source.channels)
+        experiment.recipe.check(data.channels)
         experiment.method.check(data, run)
-        return cls(experiment, data, run, placement, source)
+        return cls(experiment, data, run, placement)
 
     @classmethod
     def without_data(cls, experiment: Experiment, data: Signature) -> 'Session':
-        """A session that knows its data only by signature: enough for the state, held whole.
+        """A session for the state alone, held whole: the parts are not checked.
 
         It is on one device; in a run of several processes on all, as each of them needs a copy.
         """
@@ -73,6 +87,13 @@ class Session:
     def abstract(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         return self.placement.abstract(self._init)
+
+    @functools.cached_property
+    def batch(self) -> Tree:
+        """Shapes, dtypes and shardings of a batch as the step takes it."""
+        at = self.placement.batch
+        place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+        return jax.tree.map(place, batch_shapes(self.data, self.run.batch))
 
     @functools.cached_property
     def step(self) -> Step:
@@ -116,11 +137,17 @@ class Session:
 
 def signature(experiment: Experiment, source: Source) -> Signature:
     """What data and recipe of an experiment deliver."""
+    classes = None if source.class_names is None else len(source.class_names)
+    return delivered(experiment, Facts(source.examples, classes, source.channels))
+
+
+def delivered(experiment: Experiment, facts: Facts) -> Signature:
+    """What the recipe of an experiment delivers of data that need not be there."""
     return Signature(
         views=tuple(experiment.recipe.views().items()),
-        channels=source.channels,
-        classes=None if source.class_names is None else len(source.class_names),
-        examples=source.examples,
+        channels=facts.channels,
+        classes=facts.classes,
+        examples=facts.examples,
     )
 
 

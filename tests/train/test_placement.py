@@ -74,3 +74,11 @@ def test_fsdp_must_divide_the_devices():
 def test_more_devices_than_there_are_is_refused():
     with pytest.raises(ValueError, match='9 devices asked for, 8 found'):
         make_mesh(devices=9)
+
+
+def test_a_mesh_of_given_devices_has_those_and_no_others():
+    given = jax.devices()[2:6]
+    mesh = make_mesh(2, given)
+    assert mesh.shape == {'data': 2, 'fsdp': 2} and set(mesh.devices.flat) == set(given)
+    with pytest.raises(ValueError, match='fsdp=3 does not divide 4 devices'):
+        make_mesh(3, given)
