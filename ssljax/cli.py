@@ -1,4 +1,4 @@
-"""The command line: `ssljax train | evaluate | export | report | sweep`.
+"""The command line: `ssljax train | evaluate | export | report | sweep | plan`.
 
 Nothing heavy is imported before it is needed: `--help` answers at once.
 """
@@ -28,6 +28,7 @@ USAGE = """usage: ssljax COMMAND ...
   export RUN           hand the encoder on: native, torchvision
   report RUN           curves, views, neighbours and the table as one HTML page
   sweep STUDY          run what is missing of a study: variants over seeds, one table, one figure
+  plan EXPERIMENT      what it needs on TPUs that need not be there: memory, time, cost
 
 `ssljax COMMAND --help` says more. RUN is a folder that `train` has written.
 """
@@ -145,17 +146,59 @@ class Sweep:
     """Say what there is and what is done, and run nothing."""
 
 
-def _train(arguments: list[str]) -> int:
-    # With an experiment named, --help is about its fields too, which takes importing it.
-    named = next((a for a in arguments if not a.startswith('-')), None)
-    wants_help = any(a in ('-h', '--help') for a in arguments)
-    if named is None or (wants_help and not os.path.exists(named)):
-        tyro.cli(Train, args=[*arguments, *(['--help'] if wants_help else [])], prog='ssljax train')
-    own = [a for a in arguments if a not in ('-h', '--help')]
-    options, rest = tyro.cli(Train, args=own, prog='ssljax train', return_unknown_args=True)
-    from ssljax.commands import train
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Compile EXPERIMENT's step for chips that need not be there, and say what it comes to.
 
-    return train.main(options, [*rest, *(['--help'] if wants_help else [])])
+    Memory by its parts, FLOPs, bytes and collectives of a chip; time at the chip's peaks, images/s,
+    chip-hours and cost of the whole run; what the hosts have to feed. Any field of the experiment
+    may follow as an option (`--batch 8192`). The data set need not be there if it is well known or
+    `--examples` is given. Exit codes: 0 it fits, 1 it does not, 2 bad input.
+    """
+
+    experiment: Positional[str]
+    """A file with a function `config() -> Experiment`."""
+    topology: str
+    """Chips as v5e:4x4, v5p:4x4x4 (v4, v5e, v5p, v6e); or `here` for the devices present."""
+    sweep_batch: bool = False
+    """Find the largest batch that fits, and plan for that one."""
+    price: float | None = None
+    """Dollars for a chip and hour."""
+    host_rate: float | None = None
+    """Images by second that one host core decodes (default: as measured, see benchmarks/)."""
+    examples: int | None = None
+    """Training images (default: a table of well-known sets, or the data set itself)."""
+    classes: int | None = None
+    """Classes; 0 for data without labels (default: likewise)."""
+    channels: int | None = None
+    """Channels of an image (default: likewise)."""
+    devices: int | None = None
+    """Number of devices to use, with `--topology here` (default: all)."""
+    measure: bool = False
+    """With `--topology here`: take some steps on made images, beside the plan."""
+    json: str | None = None
+    """File to write every figure to."""
+    text: str | None = None
+    """File to write the compiled program to, as XLA's text: to see what the bytes are."""
+
+
+def _with_fields(command: type, module: str) -> Callable[[list[str]], int]:
+    """A command whose options may be followed by fields of its experiment."""
+
+    def main(arguments: list[str]) -> int:
+        prog = f'ssljax {module}'
+        # With an experiment named, --help is about its fields too, which takes importing it.
+        named = next((a for a in arguments if not a.startswith('-')), None)
+        asked = ['--help'] if any(a in ('-h', '--help') for a in arguments) else []
+        if named is None or (asked and not os.path.exists(named)):
+            tyro.cli(command, args=[*arguments, *asked], prog=prog)
+        own = [a for a in arguments if a not in ('-h', '--help')]
+        options, rest = tyro.cli(command, args=own, prog=prog, return_unknown_args=True)
+        import importlib
+
+        return importlib.import_module(f'ssljax.commands.{module}').main(options, [*rest, *asked])
+
+    return main
 
 
 def _plain(command: type, module: str) -> Callable[[list[str]], int]:
@@ -169,11 +212,12 @@ def _plain(command: type, module: str) -> Callable[[list[str]], int]:
 
 
 COMMANDS = {
-    'train': _train,
+    'train': _with_fields(Train, 'train'),
     'evaluate': _plain(Evaluate, 'evaluate'),
     'export': _plain(Export, 'export'),
     'report': _plain(Report, 'report'),
     'sweep': _plain(Sweep, 'sweep'),
+    'plan': _with_fields(Plan, 'plan'),
 }
 
 

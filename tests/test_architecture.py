@@ -37,9 +37,10 @@ ALLOWED = {
         'evaluate', 'core', 'data', 'views.recipe', 'train.session', 'train.placement',
     ),
     'report': ('report', 'core', 'data', 'views', 'evaluate', 'train'),
+    'plan': ('plan', 'core', 'train.session', 'train.placement'),
     'commands': (
         'commands', 'cli', 'config', 'core', 'data', 'definitions', 'evaluate', 'experiment',
-        'export', 'overrides', 'report', 'study', 'sweep', 'train',
+        'export', 'overrides', 'plan', 'report', 'study', 'sweep', 'train',
     ),
     'cli': ('commands', '__init__'),
     '__init__': (),

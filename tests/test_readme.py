@@ -7,9 +7,9 @@ import shlex
 import pytest
 import tyro
 
-from ssljax import cli
+from ssljax import cli, overrides
 from ssljax.commands.train import resolve
-from ssljax.definitions import load_study
+from ssljax.definitions import load_experiment, load_study
 from ssljax.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,8 +22,11 @@ TRAIN = [
     if words[:2] == ['ssljax', 'train'] and words[2] != 'mirror.py'  # test_readme_method
 ]
 SWEEP = [words[2:] for words in COMMANDS if words[:2] == ['ssljax', 'sweep']]
+PLAN = [words[2:] for words in COMMANDS if words[:2] == ['ssljax', 'plan']]
 OTHERS = [
-    words[1:] for words in COMMANDS if words[0] == 'ssljax' and words[1] not in ('train', 'sweep')
+    words[1:]
+    for words in COMMANDS
+    if words[0] == 'ssljax' and words[1] not in ('train', 'sweep', 'plan')
 ]
 
 
@@ -41,6 +44,14 @@ def test_sweeps_have_their_studies_and_variants(monkeypatch):
     for words in SWEEP:
         options = tyro.cli(cli.Sweep, args=words)
         assert load_study(options.study).runs(options.only)
+
+
+@pytest.mark.parametrize('words', PLAN, ids=' '.join)
+def test_plans_parse(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options, changes = tyro.cli(cli.Plan, args=words, return_unknown_args=True)
+    experiment = load_experiment(options.experiment)
+    assert overrides.apply(experiment, changes, 'ssljax plan') != experiment or not changes
 
 
 @pytest.mark.parametrize('words', OTHERS, ids=' '.join)

@@ -22,6 +22,7 @@ PROGRAM = 'from ssljax.cli import main; main()'
         (['export', '--help'], 'safetensors'),
         (['report', '--help'], 'report.html'),
         (['sweep', '--help'], 'every variant with every seed'),
+        (['plan', '--help'], 'chips that need not be there'),
         (['--version'], ssljax.__version__),
     ],
 )

@@ -1,0 +1,131 @@
+"""Plans of the experiments at full size: what each needs on TPUs, by `ssljax plan`.
+
+    python benchmarks/plans.py                    # those that are missing
+    python benchmarks/plans.py simclr_v5e_8x8     # one, anew
+    python benchmarks/plans.py --table            # only write results.md and results.csv anew
+
+Needs the TPU compiler (`pip install -c launch/constraints.txt -e '.[tpu-plan]'`); no TPU, no data.
+Each is compiled in a process of its own, 3 to 12 minutes on two cores, and leaves a JSON file in
+`benchmarks/plans/`; the tables are written anew after each.
+"""
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / 'benchmarks' / 'plans'
+
+PLANS = {
+    'simclr_v5e_4x4': ('simclr_imagenet_r50', 'v5e:4x4'),
+    'simclr_v5e_8x8': ('simclr_imagenet_r50', 'v5e:8x8'),
+    'simclr_v5e_16x16': ('simclr_imagenet_r50', 'v5e:16x16'),
+    'simclr_v5p_4x4x4': ('simclr_imagenet_r50', 'v5p:4x4x4'),
+    'moco_v2_v5e_8x8': ('moco_v2_imagenet_r50', 'v5e:8x8'),
+    'moco_v3_v5e_8x8': ('moco_v3_imagenet_vit_b', 'v5e:8x8'),
+    'mae_v5e_8x8': ('mae_imagenet_vit_b', 'v5e:8x8'),
+}
+"""Name -> experiment file and topology; the batch is the experiment's."""
+
+GIB, GB, TERA = 2**30, 1e9, 1e12
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('names', nargs='*', help=f'of {", ".join(PLANS)}')
+    parser.add_argument('--table', action='store_true', help='only write the tables anew')
+    options = parser.parse_args()
+    unknown = set(options.names) - set(PLANS)
+    if unknown:
+        parser.error(f'no plan {", ".join(sorted(unknown))}; there are {", ".join(PLANS)}')
+    FOLDER.mkdir(exist_ok=True)
+    missing = [name for name in PLANS if not (FOLDER / f'{name}.json').exists()]
+    for name in () if options.table else options.names or missing:
+        planned(name)
+        write_tables()
+    write_tables()
+    return 0
+
+
+def planned(name: str) -> None:
+    experiment, topology = PLANS[name]
+    # Set before JAX is imported, as the command itself does.
+    from ssljax.plan.environment import quiet
+
+    quiet()
+    from provenance import header
+
+    file = FOLDER / f'{name}.json'
+    command = ['plan', f'experiments/{experiment}.py', '--topology', topology, '--json', str(file)]
+    print(f'ssljax {" ".join(command[:4])}', flush=True)
+    program = 'from ssljax.cli import main; main()'
+    told = subprocess.run([sys.executable, '-c', program, *command], cwd=ROOT, env=dict(os.environ))
+    if not file.exists():
+        sys.exit(f'{name}: the plan failed with code {told.returncode}')
+    facts = json.loads(file.read_text())
+    facts['made'] = dict(line.split(': ', 1) for line in header().splitlines())
+    facts['made']['libtpu'] = importlib.metadata.version('libtpu')
+    file.write_text(json.dumps(facts, indent=2) + '\n')
+
+
+def row(facts: dict) -> dict[str, str]:
+    made = {key: facts['made'][key] for key in ('date', 'commit', 'jax', 'libtpu')}
+    head = {'experiment': pathlib.Path(facts['experiment']).stem, 'topology': facts['topology']}
+    if 'work' not in facts:
+        return head | {'fits': 'no'} | made
+    seconds, memory, work = facts['seconds'], facts['memory'], facts['work']
+    return {
+        **head,
+        'batch': f'{facts["batch"]}',
+        'fits': 'yes' if facts['fits'] else 'no',
+        'memory GiB': f'{memory["total"] / GIB:.2f}',
+        'state GiB': f'{sum(memory[k] for k in ("parameters", "optimizer", "method")) / GIB:.2f}',
+        'TFLOP': f'{work["flops"] / TERA:.2f}',
+        'HBM GB': f'{work["hbm"] / GB:.1f}',
+        'XLA GB': f'{work["accessed"] / GB:.1f}',
+        'sent GB': f'{facts["sent"] / GB:.3f}',
+        'collectives': f'{sum(c["count"] for c in facts["collectives"])}',
+        'bound': seconds['bound'],
+        'step ms': f'{seconds["best"] * 1e3:.1f} to {seconds["apart"] * 1e3:.1f}',
+        'images/s': f'{facts["apart"]["images"]:,.0f} to {facts["best"]["images"]:,.0f}',
+        'chip-hours': f'{facts["best"]["chip_hours"]:,.0f} to {facts["apart"]["chip_hours"]:,.0f}',
+        'cores/chip': f'{facts["host"]["cores"]:.1f}',
+        **made,
+    }
+
+
+def write_tables() -> None:
+    files = [FOLDER / f'{name}.json' for name in PLANS]
+    rows = [row(json.loads(file.read_text())) for file in files if file.exists()]
+    if not rows:
+        return
+    columns = list(max(rows, key=len))
+    with (FOLDER / 'results.csv').open('w', newline='') as out:
+        writer = csv.DictWriter(out, columns, restval='')
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [
+        '# Plans at full size',
+        '',
+        'By `python benchmarks/plans.py` (`ssljax plan`): the real step, compiled for TPUs that',
+        'nobody owns here. Figures are those of one chip and step. "HBM" is the least that has to',
+        'cross main memory as the program is scheduled, "XLA" the bytes accessed by XLA\'s count.',
+        "Times are at the chip's peaks, with everything overlapped and with nothing: bounds, not",
+        'measurements. "cores/chip" are the host cores that decode for it at the better pace.',
+        '',
+        '| ' + ' | '.join(columns) + ' |',
+        '| ' + ' | '.join('---' for _ in columns) + ' |',
+        *('| ' + ' | '.join(r.get(c, '') for c in columns) + ' |' for r in rows),
+    ]
+    (FOLDER / 'results.md').write_text('\n'.join(lines) + '\n')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Devices at hand: their peaks, by small programs, and the seconds of real steps."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ssljax.plan.chips import Chip
+from ssljax.plan.planning import Step
+from ssljax.train.placement import Placement
+from ssljax.train.session import Session
+
+SIDES = {'cpu': 1024}
+"""Rows and columns of each device's matrix product; `SIDE` where a device is quick."""
+SIDE = 8192
+
+COPIED = 2**24
+"""Floats of each device's copy: 64 MiB, more than its share of a cache."""
+
+EXCHANGED = 2**22
+"""Floats that all devices sum up: 16 MiB."""
+
+WARM, TIMED = 2, 5
+"""Steps before the clock starts, and under it."""
+
+
+def measured_chip(placement: Placement, dtype: str) -> Chip:
+    """The peaks of one of the devices at hand, all of them working at once.
+
+    Virtual devices of one CPU share it, so each has its part of the whole.
+
+    Args:
+        placement: the devices.
+        dtype: that products are taken in, such as `bfloat16`.
+    """
+    mesh = placement.mesh
+    first = mesh.devices.flat[0]
+    side = SIDES.get(first.platform, SIDE)
+    flops = 2 * side**3 / _seconds(mesh, (side, side), lambda a: a @ a, dtype)
+    bandwidth = 2 * 4 * COPIED / _seconds(mesh, (COPIED,), lambda a: a + 1, 'float32')
+    interconnect = float('inf')
+    if mesh.size > 1:
+        sent = 2 * (mesh.size - 1) / mesh.size * 4 * EXCHANGED
+        exchange = lambda a: jax.lax.psum(a, ('data', 'fsdp'))
+        interconnect = sent / _seconds(mesh, (EXCHANGED,), exchange, 'float32')
+    memory = _capacity(mesh)
+    return Chip(first.device_kind, flops, memory, bandwidth, interconnect, source='measured here')
+
+
+def _seconds(mesh: Mesh, shape: tuple[int, ...], function: Callable, dtype: str) -> float:
+    """Of a function that every device runs on an array of its own; the quickest of five runs."""
+    spec = Placement(mesh).batch
+    per_device = jax.shard_map(
+        lambda a: function(a[0])[None], mesh=mesh, in_specs=spec.spec, out_specs=spec.spec
+    )
+    ones = jax.jit(lambda: jnp.ones((mesh.size, *shape), dtype), out_shardings=spec)()
+    run = jax.jit(per_device)
+    jax.block_until_ready(run(ones))
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(run(ones))
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _capacity(mesh: Mesh) -> float:
+    """Bytes of memory of one device; of a CPU's virtual devices, its part."""
+    device = mesh.devices.flat[0]
+    stats = device.memory_stats() if device.platform != 'cpu' else None
+    if stats and 'bytes_limit' in stats:
+        return float(stats['bytes_limit'])
+    pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
+    return pages * size / mesh.size
+
+
+def step_seconds(session: Session, step: Step) -> float:
+    """The median time of a real step, on made images."""
+    rng = np.random.default_rng(0)
+    classes = session.data.classes or 2
+    made = {
+        name: rng.integers(0, 256 if leaf.dtype == np.uint8 else classes, leaf.shape).astype(
+            leaf.dtype
+        )
+        for name, leaf in session.batch.items()
+    }
+    made['index'] = np.arange(session.run.batch, dtype=np.int32)
+    batch = session.placement.put(made)
+    state, taken = session.fresh(), []
+    jax.block_until_ready(state)
+    for _ in range(WARM + TIMED):
+        began = time.perf_counter()
+        state, metrics = step.run(state, batch)
+        jax.block_until_ready((state, metrics))
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[WARM:])

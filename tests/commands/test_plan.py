@@ -1,0 +1,117 @@
+"""`ssljax plan` as a person meets it, on the devices at hand."""
+
+import json
+import re
+
+import jax
+import pytest
+
+from ssljax import cli
+from ssljax.plan import planning
+from ssljax.plan.chips import CHIPS
+from ssljax.plan.memory import TooLarge
+from ssljax.plan.topology import Topology
+
+FILE = 'experiments/simclr_fashion_mnist.py'
+SMALL = ['--batch', '64', '--method.encoder.widths', '8', '16', '--method.tile', '16']
+
+
+@pytest.fixture(scope='module')
+def planned(tmp_path_factory):
+    """Exit code, what was printed and what was written, of one measured plan."""
+    file = tmp_path_factory.mktemp('plan') / 'plan.json'
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('sys.stdout', type('Out', (), {'write': said.append, 'flush': lambda _: 0})())
+        arguments = ['--topology', 'here', '--measure', '--price', '2', '--json', str(file)]
+        code = cli.run(['plan', FILE, *arguments, '--examples', '6400', *SMALL])
+    return code, ''.join(said), json.loads(file.read_text())
+
+
+def test_it_says_all_that_it_promises(planned):
+    code, said, _ = planned
+    assert code == 0
+    for part in (
+        'batch 64 on here (8 x cpu)', 'Memory of a chip: fits', 'parameters', 'optimizer',
+        "method's state", 'activations and temporaries', 'compute', 'HBM', 'interconnect', 'bound',
+        'all-reduce', 'images/s', 'chip-hours', 'cost', 'host cores for a chip', 'measured:',
+        'The run: 5,000 steps of 64 images on 8 chips', 'times the estimate',
+    ):  # fmt: skip
+        assert part in said, part
+    assert '\x1b' not in said  # no colours where there is no terminal
+
+
+def test_the_figures_written_agree_with_each_other(planned):
+    facts = planned[2]
+    assert facts['experiment'] == FILE and facts['topology'] == 'here' and facts['fits']
+    assert (facts['chips'], facts['batch'], facts['steps']) == (8, 64, 50 * 100)
+    parts = dict(facts['memory'])
+    assert parts.pop('total') == sum(parts.values())
+    assert parts['batch'] == 8 * (2 * 28 * 28 + 4 + 4)
+    assert parts['optimizer'] >= 2 * parts['parameters']  # AdamW
+    seconds = facts['seconds']
+    assert seconds['best'] == max(seconds[k] for k in ('compute', 'hbm', 'interconnect'))
+    best = facts['best']
+    assert best['images'] == pytest.approx(64 / seconds['best'])
+    assert best['hours'] == pytest.approx(5000 * seconds['best'] / 3600)
+    assert best['cost'] == pytest.approx(2 * 8 * best['hours'])
+    assert facts['sent'] == pytest.approx(sum(c['sent'] for c in facts['collectives']))
+    assert facts['measured_seconds'] > 0 and facts['unread_loops'] == 0
+
+
+def test_the_gradient_crosses_the_interconnect_once(planned):
+    facts = planned[2]
+    reduced = sum(
+        c['payload'] * c['count'] for c in facts['collectives'] if c['kind'] == 'all-reduce'
+    )
+    assert facts['memory']['parameters'] <= reduced < 1.5 * facts['memory']['parameters']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (['--topology', 'v5e:9'], 'Usual ones: v5e:1x1'),
+        (['--topology', 'v5e:4x4', '--measure'], 'takes steps and v5e:4x4 is not here'),
+        (['--topology', 'here', '--batch', '63'], 'cannot be split evenly over 8 devices'),
+        (['--topology', 'here', '--sweep-batch'], 'cpu is not in the table'),
+        (['--topology', 'here', '--data.name', 'folder:nowhere'], '--examples 1281167'),
+    ],
+)
+def test_bad_input_is_explained(arguments, says, capsys, monkeypatch):
+    monkeypatch.setattr('ssljax.commands.plan.quiet', lambda: None)
+    assert cli.run(['plan', FILE, *arguments]) == cli.EXIT_USAGE
+    assert says in capsys.readouterr().err
+
+
+def test_the_largest_batch_is_found_and_planned_for(monkeypatch, capsys):
+    compiled = planning.compiled
+
+    def small_memory(session):
+        """As on a chip that has room for three images."""
+        if session.run.batch > 24:
+            return TooLarge(used=2.0**35, limit=2.0**34)
+        return compiled(session)
+
+    at = Topology('here', jax.devices(), CHIPS['v5e'])
+    monkeypatch.setattr('ssljax.plan.topology.topology', lambda name, devices: at)
+    monkeypatch.setattr(planning, 'compiled', small_memory)
+    options = ['--method.encoder.widths', '8', '16', '--method.head.widths', '16', '8']
+    assert cli.run(['plan', FILE, '--topology', 'here', '--sweep-batch', *options]) == 0
+    said = capsys.readouterr().out
+    trials = re.findall(r'batch ([\d,]+): [\d.]+ .iB a chip, (fits|does not fit)', said)
+    assert trials == [
+        ('8', 'fits'), ('16', 'fits'), ('32', 'does not fit'), ('24', 'fits'),
+    ]  # fmt: skip
+    assert 'largest batch that fits: 24 on here' in said
+    assert 'of 24 images on 8 chips' in said
+
+
+def test_what_does_not_fit_is_said_with_what_to_do(monkeypatch, capsys):
+    def refuse(self, *arguments):
+        raise RuntimeError('Ran out of memory in memory space hbm. Used 30.00G of 15.75G hbm.')
+
+    monkeypatch.setattr('ssljax.train.placement.Compiled.lower', refuse)
+    assert cli.run(['plan', FILE, '--topology', 'here', *SMALL]) == cli.EXIT_FAILED
+    said = capsys.readouterr().out
+    assert 'DOES NOT FIT: the compiler needs 30.00 GiB of the 15.75 GiB' in said
+    assert '--microbatches 2' in said
