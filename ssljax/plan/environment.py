@@ -13,6 +13,8 @@ _QUIET = {
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
     'TPU_LOG_DIR': 'disabled',
+    # The lock keeps two processes off one TPU; none is touched here, so plans may run side by side.
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
 

@@ -16,10 +16,14 @@ from ssljax.plan.hlo import HBM, Computation, Instruction, Program, Shape, Visit
 
 FREE = {
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
-    'call', 'after-all', 'partition-id', 'replica-id', 'copy-start', 'async-start', 'async-update',
-    'async-done', 'opt-barrier', 'add-dependency',
+    'call', 'after-all', 'partition-id', 'replica-id', 'async-done', 'opt-barrier',
+    'add-dependency',
 }  # fmt: skip
-"""Opcodes that move nothing themselves; a `copy-done` stands for its copy."""
+"""Opcodes that move nothing themselves. Of an asynchronous pair (`copy-start`, `copy-done`) the
+second stands for both; for an `async-done` the computation that was called does."""
+
+PLACES = ('AllocateBuffer', 'ConcatBitcast')
+"""Custom calls that only name memory."""
 
 SLICING = {'dynamic-slice', 'slice', 'gather'}
 
@@ -140,31 +144,41 @@ def _valid(
 def _bytes(program: Program, visit: Visit) -> tuple[int, int]:
     """Bytes of a computation's instructions, anywhere and in main memory."""
     computation = visit.computation
-    parts: list[tuple[int, int]] = []  # bytes, memory space
-    for instruction in computation.instructions.values():
-        if instruction.opcode in FREE or 'AllocateBuffer' in instruction.rest:
-            continue
-        operands = computation.operands(instruction)
-        if instruction.opcode.endswith('-done'):
-            result = instruction.shapes[0]
-            source = computation.operands(operands[0])
-            parts.append((result.bytes, result.space))
-            parts.append((result.bytes, source[0].shapes[0].space if source else HBM))
-        elif instruction.opcode == 'fusion':
-            callee = program.computations[instruction.attribute('calls')]
-            for number, operand in enumerate(operands):
-                read = _read(program, callee, _parameter(callee, number))
-                parts += [(min(read, s.bytes), s.space) for s in operand.shapes]
-            parts += _written(program, callee, callee.root, instruction.shapes)
-        elif instruction.opcode in SLICING:
-            parts += [(s.bytes, s.space) for s in instruction.shapes]
-            parts += [(instruction.bytes, s.space) for s in operands[0].shapes]
-        elif instruction.opcode == 'dynamic-update-slice':
-            parts += [(2 * operands[1].bytes, s.space) for s in instruction.shapes]
-        else:
-            for one in (instruction, *operands):
-                parts += [(s.bytes, s.space) for s in one.shapes]
+    parts = [
+        part
+        for instruction in computation.instructions.values()
+        for part in moved(program, computation, instruction)
+    ]
     return sum(b for b, _ in parts), sum(b for b, space in parts if space == HBM)
+
+
+def moved(
+    program: Program, computation: Computation, instruction: Instruction
+) -> list[tuple[int, int]]:
+    """What an instruction that is run as code reads and writes: bytes and their memory space."""
+    started = instruction.opcode.endswith(('-start', '-update'))
+    named = instruction.opcode == 'custom-call' and any(p in instruction.rest for p in PLACES)
+    if instruction.opcode in FREE or started or named:
+        return []
+    operands = computation.operands(instruction)
+    if instruction.opcode.endswith('-done'):
+        result = instruction.shapes[0]
+        source = computation.operands(operands[0])
+        space = source[0].shapes[0].space if source else HBM
+        return [(result.bytes, result.space), (result.bytes, space)]
+    if instruction.opcode == 'fusion':
+        callee = program.computations[instruction.attribute('calls')]
+        parts = _written(program, callee, callee.root, instruction.shapes)
+        for number, operand in enumerate(operands):
+            read = _read(program, callee, _parameter(callee, number))
+            parts += [(min(read, s.bytes), s.space) for s in operand.shapes]
+        return parts
+    if instruction.opcode in SLICING:
+        written = [(s.bytes, s.space) for s in instruction.shapes]
+        return written + [(instruction.bytes, s.space) for s in operands[0].shapes]
+    if instruction.opcode == 'dynamic-update-slice':
+        return [(2 * operands[1].bytes, s.space) for s in instruction.shapes]
+    return [(s.bytes, s.space) for one in (instruction, *operands) for s in one.shapes]
 
 
 def _parameter(computation: Computation, number: int) -> str:

@@ -104,6 +104,22 @@ ENTRY %main (a: f32[64,64]) -> f32[64,64] {
 """
 
 
+SLICED = """HloModule m, num_partitions=1
+
+ENTRY %main (a: f32[64,64]) -> f32[8,64] {
+  %a = f32[64,64]{1,0:T(8,128)} parameter(0)
+  %start = ((f32[64,64]{1,0:T(8,128)}), f32[8,64]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a)
+  %part = f32[8,64]{1,0:T(8,128)S(1)} slice-done(%start)
+  ROOT %named = f32[8,64]{1,0:T(8,128)S(1)} custom-call(%part), custom_call_target="ConcatBitcast"
+}
+"""
+
+
+def test_an_asynchronous_slice_counts_once_and_only_the_slice():
+    count = counted(Program.parse(SLICED), True)
+    assert (count.bytes, count.hbm) == (2 * 4 * 8 * 64, 4 * 8 * 64)
+
+
 def test_what_stays_on_the_chip_does_not_count_as_main_memory():
     one, count = 4 * 64 * 64, counted(Program.parse(CHIP), True)
     assert count.bytes == (2 + 2 + 3) * one  # copy, sine, sum
