@@ -16,7 +16,10 @@ def show(plan: Plan, console: Console) -> None:
     """Prints a plan."""
     for table in (_memory(plan), _step(plan), _collectives(plan), _run(plan), _host(plan)):
         console.print(table)
-    notes = [f'Peaks of {plan.chip.name}: {plan.chip.source}.']
+    notes = [
+        f'Peaks of {plan.chip.name}: {plan.chip.source}.',
+        'Times are bounds: arithmetic on vectors and the latency of collectives are not in them.',
+    ]
     if plan.step.unread_loops:
         notes.append(
             f'{plan.step.unread_loops} loops whose length cannot be read are counted as one round.'
