@@ -3,6 +3,7 @@
     python benchmarks/plans.py                    # those that are missing
     python benchmarks/plans.py simclr_v5e_8x8     # one, anew
     python benchmarks/plans.py --table            # only write results.md and results.csv anew
+    python benchmarks/plans.py --views            # main memory that SimCLR's device half takes
 
 Needs the TPU compiler (`pip install -c launch/constraints.txt -e '.[tpu-plan]'`); no TPU, no data.
 Each is compiled in a process of its own, 3 to 12 minutes on two cores, and leaves a JSON file in
@@ -41,10 +42,14 @@ def main() -> int:
     )
     parser.add_argument('names', nargs='*', help=f'of {", ".join(PLANS)}')
     parser.add_argument('--table', action='store_true', help='only write the tables anew')
+    parser.add_argument('--views', action='store_true', help='the device half alone, in parts')
     options = parser.parse_args()
     unknown = set(options.names) - set(PLANS)
     if unknown:
         parser.error(f'no plan {", ".join(sorted(unknown))}; there are {", ".join(PLANS)}')
+    if options.views:
+        views(pairs=256)
+        return 0
     FOLDER.mkdir(exist_ok=True)
     missing = [name for name in PLANS if not (FOLDER / f'{name}.json').exists()]
     for name in () if options.table else options.names or missing:
@@ -73,6 +78,42 @@ def planned(name: str) -> None:
     facts['made'] = dict(line.split(': ', 1) for line in header().splitlines())
     facts['made']['libtpu'] = importlib.metadata.version('libtpu')
     file.write_text(json.dumps(facts, indent=2) + '\n')
+
+
+def views(pairs: int) -> None:
+    """SimCLR's device half on a chip, compiled alone: at once, and in the parts it is done in."""
+    from ssljax.plan.environment import quiet
+
+    quiet()
+    import jax
+    from provenance import header
+
+    from ssljax.core import with_keys
+    from ssljax.plan.hlo import Program
+    from ssljax.plan.topology import topology
+    from ssljax.plan.work import work
+    from ssljax.views import device
+    from ssljax.views.simclr import SimCLRViews
+
+    print(header())
+    at = jax.sharding.SingleDeviceSharding(topology('v5e:1x1').devices[0])
+    place = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=at)
+    recipe = SimCLRViews(size=224, strength=1.0, blur=0.5)
+    batch = {
+        'image': place((pairs, 2, 224, 224, 3), 'uint8'),
+        'index': place((pairs,), 'int32'),
+    }
+    key = place((), jax.random.key(0).dtype)
+    for at_once in (2**40, device.AT_ONCE):
+        device.AT_ONCE = at_once
+        made = jax.jit(lambda b, k: recipe.on_device(with_keys(b, k))['image'])
+        run = made.lower(batch, key).compile()
+        done = work(Program.parse(run.as_text()), run.cost_analysis())
+        parts = device._parts(pairs, batch['image'].size, 1)
+        print(
+            f'{pairs} pairs in {parts} parts: {done.hbm / GB:.2f} GB through main memory '
+            f"({done.accessed / GB:.2f} GB by XLA's count)"
+        )
 
 
 def row(facts: dict) -> dict[str, str]:
