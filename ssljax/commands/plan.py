@@ -176,7 +176,7 @@ def _largest(
         console.print(f'{scaled(total, "B", 1024)} a chip, {"fits" if good else "does not fit"}')
         return good
 
-    found = largest(fits, unit, smallest.data.examples)
+    found = largest(fits, unit, smallest.data.examples, experiment.batch)
     if found is None:
         raise ValueError(
             f'not even a batch of {unit} fits on {at.name}; use more or larger chips, '

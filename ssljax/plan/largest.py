@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 
-def largest(fits: Callable[[int], bool], unit: int, limit: int) -> int | None:
+def largest(fits: Callable[[int], bool], unit: int, limit: int, start: int = 1) -> int | None:
     """The largest multiple of `unit` up to `limit` for which `fits` holds; None if none does.
 
     What fits is taken to fit with fewer as well. The number of trials grows with the logarithm of
@@ -14,9 +14,10 @@ def largest(fits: Callable[[int], bool], unit: int, limit: int) -> int | None:
         fits: tried on multiples of `unit`.
         unit: images that the devices can share evenly.
         limit: images there are.
+        start: images to begin with; close to the result saves trials.
     """
     most = limit // unit
-    low, high = 0, 1
+    low, high = 0, max(1, min(start // unit, most))
     while high <= most and fits(high * unit):
         low, high = high, 2 * high
     if high > most:

@@ -86,16 +86,20 @@ class TooLarge:
     limit: float
 
 
-_USED = re.compile(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', re.IGNORECASE)
+_USED = (
+    re.compile(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm', re.IGNORECASE),
+    re.compile(r'\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)'),
+)
+"""What the TPU compiler says if a step does not fit, and if its temporaries alone do not."""
 _UNIT = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
 def too_large(error: Exception) -> TooLarge | None:
     """What a failed compilation says of memory; None if it failed for another reason."""
-    found = _USED.search(str(error))
-    if found is None:
+    found = [match for pattern in _USED if (match := pattern.search(str(error)))]
+    if not found:
         return None
-    used, unit, limit, limit_unit = found.groups()
+    used, unit, limit, limit_unit = found[0].groups()
     return TooLarge(
         used=float(used) * _UNIT[unit.upper()], limit=float(limit) * _UNIT[limit_unit.upper()]
     )

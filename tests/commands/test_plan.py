@@ -96,7 +96,10 @@ def test_the_largest_batch_is_found_and_planned_for(monkeypatch, capsys):
     monkeypatch.setattr('ssljax.plan.topology.topology', lambda name, devices: at)
     monkeypatch.setattr(planning, 'compiled', small_memory)
     options = ['--method.encoder.widths', '8', '16', '--method.head.widths', '16', '8']
-    assert cli.run(['plan', FILE, '--topology', 'here', '--sweep-batch', *options]) == 0
+    assert (
+        cli.run(['plan', FILE, '--topology', 'here', '--sweep-batch', '--batch', '8', *options])
+        == 0
+    )
     said = capsys.readouterr().out
     trials = re.findall(r'batch ([\d,]+): [\d.]+ .iB a chip, (fits|does not fit)', said)
     assert trials == [

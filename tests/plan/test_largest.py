@@ -23,6 +23,19 @@ def test_small_batches_are_found_exactly():
     assert [largest(lambda b, t=t: b <= t, 4, 1000) for t in (4, 7, 8, 31, 60)] == [4, 4, 8, 28, 60]
 
 
+@pytest.mark.parametrize('start', [1, 8, 100, 4096, 10**7])
+def test_wherever_it_begins_it_ends_there(start):
+    assert largest(lambda batch: batch <= 56, 8, 10**6, start) == 56
+    assert largest(lambda batch: False, 8, 10**6, start) is None
+    assert largest(lambda batch: True, 8, 1001, start) == 1000
+
+
+def test_a_good_start_saves_trials():
+    tried = []
+    assert largest(lambda b: not tried.append(b) and b <= 5000, 8, 10**6, 4096) == 4864
+    assert tried[:2] == [4096, 8192] and len(tried) == 6
+
+
 def test_none_fits():
     assert largest(lambda batch: False, 16, 1000) is None
     assert largest(lambda batch: True, 16, 15) is None

@@ -65,4 +65,7 @@ def test_a_compiler_that_ran_out_says_by_how_much():
     said = 'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space '
     error = RuntimeError(said + 'hbm. Used 30.25G of 15.75G hbm. Exceeded hbm capacity by 14.50G.')
     assert too_large(error) == TooLarge(30.25 * 2**30, 15.75 * 2**30)
+    said = 'the total memory required for HLO temporaries (516.69G) exceeds available HBM (15.75G).'
+    error = RuntimeError('RESOURCE_EXHAUSTED: Ran out of memory on HBM, ' + said)
+    assert too_large(error) == TooLarge(516.69 * 2**30, 15.75 * 2**30)
     assert too_large(RuntimeError('INTERNAL: something else')) is None
