@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssljax.core import Batch, Method, Now, Run, Signature, Tree
@@ -142,8 +143,8 @@ class MoCo(Method):
         """`embed` by the target network, as constants, in groups drawn from `key`."""
         if self.shuffle and self.norm_groups > 1:
             order, back = permutation(key, image.shape[0])
-            k, stats = self.embed(target, stats, image[order])
-            k = k[back]
+            k, stats = self.embed(target, stats, shared_out(image[order]))
+            k = shared_out(k[back])
         else:
             k, stats = self.embed(target, stats, image)
         return jax.lax.stop_gradient(k), stats
@@ -177,6 +178,18 @@ class MoCo(Method):
             'params': params['encoder'],
             'batch_stats': state['stats']['encoder'],
         }
+
+
+def shared_out(x: Float[Array, 'n *rest']) -> Float[Array, 'n *rest']:
+    """Asks for the examples to be split over all devices; the identity where no mesh is in sight.
+
+    What a permutation of a split batch gives is whole on every device otherwise, and each would
+    compute all of the keys.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if AxisType.Auto not in mesh.axis_types or x.shape[0] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
 
 
 def permutation(key: PRNGKeyArray, n: int) -> tuple[Int[Array, 'n'], Int[Array, 'n']]:
