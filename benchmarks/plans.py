@@ -67,6 +67,7 @@ def planned(name: str) -> None:
     quiet()
     from provenance import header
 
+    made = dict(line.split(': ', 1) for line in header().splitlines())  # before a file is replaced
     file = FOLDER / f'{name}.json'
     command = ['plan', f'experiments/{experiment}.py', '--topology', topology, '--json', str(file)]
     print(f'ssljax {" ".join(command[:4])}', flush=True)
@@ -75,8 +76,7 @@ def planned(name: str) -> None:
     if not file.exists():
         sys.exit(f'{name}: the plan failed with code {told.returncode}')
     facts = json.loads(file.read_text())
-    facts['made'] = dict(line.split(': ', 1) for line in header().splitlines())
-    facts['made']['libtpu'] = importlib.metadata.version('libtpu')
+    facts['made'] = made | {'libtpu': importlib.metadata.version('libtpu')}
     file.write_text(json.dumps(facts, indent=2) + '\n')
 
 
