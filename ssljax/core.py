@@ -122,7 +122,7 @@ class Method:
     Subclasses give `init`, `forward`, `objective` and `product`, and may give `check`, `after`, and
     `refresh` with `refresh_every` and `resets`.
     `params` is a dict of parameter trees by network; `state` a dict of named trees, with batch
-    statistics under `state['stats']`.
+    statistics under `state['stats']` and a moving average of parameters under `state['target']`.
 
     Attributes:
         mean_over_examples: whether the objective's loss is a mean of terms that know one example

@@ -1,8 +1,8 @@
 """Where arrays live: the only file that says `NamedSharding`.
 
 The loss and the method see the whole global batch (the global view); the partitioner does the rest.
-The batch is split over both mesh axes, parameters and optimizer state over `fsdp` by rule, and all
-else is replicated.
+The batch is split over both mesh axes, parameters, their moving average and optimizer state over
+`fsdp` by rule, and all else is replicated.
 """
 
 import dataclasses
@@ -15,6 +15,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ssljax.core import Batch, TrainState, Tree
 from ssljax.train.step import Step
+
+MOVING_AVERAGE = 'target'
+"""The entry of a method's state that is as large as its parameters, and lives where they do."""
 
 SMALLEST_SHARDED = 2**16
 """Arrays with fewer elements stay whole: gathering them costs more than holding them."""
@@ -121,7 +124,10 @@ class Placement:
             step=self.replicated,
             params=split(abstract.params),
             opt=split(abstract.opt),
-            method=whole(abstract.method),
+            method={
+                name: split(tree) if name == MOVING_AVERAGE else whole(tree)
+                for name, tree in abstract.method.items()
+            },
             key=self.replicated,
         )
 

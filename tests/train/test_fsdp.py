@@ -32,15 +32,17 @@ def on_one_device(name):
     ('name', 'fsdp'),
     [
         pytest.param(name, fsdp, marks=() if (name, fsdp) in FAST else pytest.mark.slow)
-        for name in METHODS
+        for name, case in METHODS.items()
         for fsdp in (2, 8)
+        if not case.variant or (name, fsdp) in FAST
     ],
 )
 def test_split_parameters_compute_what_whole_ones_do(name, fsdp, x64, monkeypatch):
     wanted = on_one_device(name)
     monkeypatch.setattr(placement, 'SMALLEST_SHARDED', 16)
     found, state = method_run.steps(name, devices=8, fsdp=fsdp)
-    for tree in (state.params, state.opt):
+    averages = [state.method['target']] if 'target' in state.method else []
+    for tree in (state.params, state.opt, *averages):
         split = [leaf for leaf in jax.tree.leaves(tree) if not leaf.sharding.is_fully_replicated]
         assert split, 'nothing is split'
         for leaf in split:
@@ -94,6 +96,9 @@ def test_bytes_a_device_fall_as_the_devices_they_are_split_over(name, parameters
         for part in ('params', 'opt'):
             before, after = (bytes_a_device(getattr(state, part)) for state in (whole, split))
             assert after == pytest.approx(before / fsdp, rel=0.03), part
+        if 'target' in whole.method:
+            before, after = (bytes_a_device(s.method['target']) for s in (whole, split))
+            assert after == pytest.approx(before / fsdp, rel=0.03)
 
 
 def test_what_is_split_is_never_whole_on_a_device():
