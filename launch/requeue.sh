@@ -3,10 +3,12 @@
 # step is told to save and stop, and a job that has saved (exit code 75) goes back into the queue.
 
 ssljax_step() {
-    local step code told
+    local step='' code told=''
+    # Listening comes first: told while srun starts, the job would end and leave the step running.
+    trap 'told=1; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null || true' USR1 TERM
     srun "$@" &
     step=$!
-    trap 'told=1; kill -TERM "$step" 2>/dev/null || true' USR1 TERM
+    [ -z "$told" ] || kill -TERM "$step" 2>/dev/null || true
     while :; do
         told=
         code=0

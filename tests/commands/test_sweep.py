@@ -100,7 +100,8 @@ def test_an_empty_study_and_a_file_without_one_are_refused(capfd, tmp_path):
 
 def asked(folder, **changes):
     experiment = dataclasses.replace(EXPERIMENT, **changes)
-    return {'name': 'b/0', 'folder': str(folder), 'experiment': config.encode(experiment)}
+    encoded = config.encode(experiment)
+    return {'name': 'b/0', 'folder': str(folder), 'experiment': encoded, 'definitions': ()}
 
 
 def test_every_run_is_opened_before_any_starts(tmp_path):
