@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from provenance import header
 
@@ -39,7 +38,8 @@ from ssljax.methods.swav import SwAV
 from ssljax.nets.dino_head import DINOHead
 from ssljax.nets.resnet import ResNet
 from ssljax.optim import SGD
-from ssljax.train.session import Session, batch_shapes
+from ssljax.plan.measure import made_batch
+from ssljax.train.session import Session
 from ssljax.views.byol import BYOLViews
 from ssljax.views.multicrop import MultiCrop
 from ssljax.views.recipe import Recipe
@@ -114,14 +114,7 @@ def session_of(case: Case, batch: int) -> Session:
 
 def whole_step(session: Session) -> tuple[Callable, Callable]:
     """The step, to be run and to be analysed."""
-    rng = np.random.default_rng(0)
-    raw = {
-        name: rng.integers(0, 256 if leaf.dtype == np.uint8 else CLASSES, leaf.shape).astype(
-            leaf.dtype
-        )
-        for name, leaf in batch_shapes(session.data, session.run.batch).items()
-    }
-    batch = session.placement.put(raw)
+    batch = made_batch(session)
     compiled = session.step.lower(session.abstract, batch).compile()
     held = [session.fresh()]
 

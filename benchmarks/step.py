@@ -18,12 +18,12 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from provenance import header
 
 from ssljax.commands.train import load
 from ssljax.core import Signature
-from ssljax.train.session import Session, batch_shapes
+from ssljax.plan.measure import made_batch
+from ssljax.train.session import Session
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -41,13 +41,7 @@ def session_of(case: str, batch: int) -> Session:
 
 
 def whole_step(session: Session):
-    rng = np.random.default_rng(0)
-    shapes = batch_shapes(session.data, session.run.batch)
-    raw = {
-        name: rng.integers(0, 256 if leaf.dtype == np.uint8 else 10, leaf.shape).astype(leaf.dtype)
-        for name, leaf in shapes.items()
-    }
-    batch = session.placement.put(raw)
+    batch = made_batch(session)
     held = [session.fresh()]
 
     def run():
@@ -120,19 +114,22 @@ def torch_passes(images: int):
     return run
 
 
-def measured(variants: dict, repetitions: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds and page faults of each, taking turns: a busy moment hits all alike."""
-    times, faults = ({name: [] for name in variants} for _ in range(2))
+def measured(variants: dict, repetitions: int) -> tuple[dict[str, float], ...]:
+    """Medians of seconds, page faults and CPU seconds of each; they take turns."""
+    times, faults, cpu = ({name: [] for name in variants} for _ in range(3))
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(repetitions + 1):
         for name, run in variants.items():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            before = used()
             began = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - began)
-            faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+            after = used()
+            faults[name].append(after.ru_minflt - before.ru_minflt)
+            cpu[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return tuple(
         {name: statistics.median(taken[1:]) for name, taken in table.items()}
-        for table in (times, faults)
+        for table in (times, faults, cpu)
     )
 
 
@@ -154,11 +151,11 @@ def main() -> int:
     repetitions = options.repetitions or (20 if options.case == 'quickstart' else 3)
     print(header())
     print(f'{options.case}: batch {session.run.batch}, median of {repetitions} interleaved runs')
-    taken, faults = measured(variants, repetitions)
+    taken, faults, cpu = measured(variants, repetitions)
     for name, value in taken.items():
         print(
             f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s, '
-            f'{faults[name]:,.0f} page faults'
+            f'{faults[name]:,.0f} page faults, {cpu[name]:.2f} CPU seconds'
         )
     ratio = taken['step'] / taken['bare']
     print(f'step / bare: {ratio:.2f} (target at most 1.10: {"met" if ratio <= 1.1 else "MISSED"})')

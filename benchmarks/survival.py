@@ -112,8 +112,11 @@ class Harness:
         return self.log.read_text(errors='replace')
 
     def _kill(self, process: subprocess.Popen, folder: pathlib.Path) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        # A launcher's processes lead sessions of their own, and would outlive it to save.
+        workers = children(process.pid) if self.processes > 1 and process.poll() is None else []
+        for pid in (*workers, process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         process.wait(PATIENCE)
 
     def _terminate(self, process: subprocess.Popen, folder: pathlib.Path) -> None:

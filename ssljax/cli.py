@@ -65,15 +65,25 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class OfRun:
+    """What a command that takes a run is told of it."""
+
+    run: Positional[str]
+    """The folder of a run."""
+    checkpoint: Checkpoint = 'latest'
+    """latest, best (by kNN on validation images), or a step that is kept."""
+    definition: str | None = None
+    """The Python file that defines classes of your own, if the run has any. It is executed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(OfRun):
     """Compare RUN's encoder with random weights and raw pixels, all treated alike.
 
     Prints the table and writes it to evaluation.json in the run's folder. Looks at the test split:
     once, when training and choosing are over.
     """
 
-    run: Positional[str]
-    """The folder of a run."""
     data: str | None = None
     """Evaluate on another data set (default: the run's)."""
     train: str | None = None
@@ -90,38 +100,21 @@ class Evaluate:
     """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike."""
     batch: int = 256
     """Images a batch."""
-    checkpoint: Checkpoint = 'latest'
-    """latest, best (by kNN on validation images), or a step that is kept."""
-    definition: str | None = None
-    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(OfRun):
     """Write the encoder of a checkpoint of RUN in a format that others read."""
 
-    run: Positional[str]
-    """The folder of a run."""
     format: Literal['native', 'torchvision'] = 'native'
     """native: safetensors and config.json; torchvision: state-dict names, for ResNets."""
     to: str | None = None
     """Folder to write (default: export/ and the format, in the run's folder)."""
-    checkpoint: Checkpoint = 'latest'
-    """latest, best (by kNN on validation images), or a step that is kept."""
-    definition: str | None = None
-    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(OfRun):
     """Write RUN's report.html: curves, views as the network sees them, neighbours, the table."""
-
-    run: Positional[str]
-    """The folder of a run."""
-    checkpoint: Checkpoint = 'latest'
-    """latest, best (by kNN on validation images), or a step that is kept."""
-    definition: str | None = None
-    """The Python file that defines classes of your own, if the run has any. It is executed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import re
 
 from ssljax.plan.hlo import Computation, Instruction, Program
@@ -124,8 +125,5 @@ def _group(instruction: Instruction, devices: int) -> int:
     if text.startswith('mesh['):
         lengths = dict(re.findall(r"'([^']+)'=(\d+)", text.partition(']')[0]))
         axes = re.findall(r"'([^']+)'", text.partition('{')[2].partition('}')[0])
-        size = 1
-        for axis in axes:
-            size *= int(lengths[axis])
-        return size
+        return math.prod(int(lengths[axis]) for axis in axes)
     return devices

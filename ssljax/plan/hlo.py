@@ -6,6 +6,7 @@ taken from the text that `Compiled.as_text()` gives.
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from typing import Literal
@@ -48,10 +49,7 @@ class Shape:
     @property
     def size(self) -> int:
         """Number of elements."""
-        size = 1
-        for dim in self.dims:
-            size *= dim
-        return size
+        return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
@@ -165,9 +163,7 @@ class Program:
         count = [
             re.search(rf'{n}=(\d+)', text[:20_000]) for n in ('num_partitions', 'replica_count')
         ]
-        devices = 1
-        for found in count:
-            devices *= int(found[1]) if found else 1
+        devices = math.prod(int(found[1]) if found else 1 for found in count)
         return cls(computations, entry, devices)
 
     def visits(self, loops: bool = True) -> list[Visit]:

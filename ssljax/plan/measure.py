@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ssljax.core import Batch
 from ssljax.plan.chips import Chip
 from ssljax.plan.planning import Step
 from ssljax.train.placement import Placement
@@ -84,8 +85,8 @@ def _capacity(mesh: Mesh) -> float:
     return pages * size / mesh.size
 
 
-def step_seconds(session: Session, step: Step) -> float:
-    """The median time of a real step, on made images."""
+def made_batch(session: Session) -> Batch:
+    """A batch of noise, as the pipeline would deliver one."""
     rng = np.random.default_rng(0)
     classes = session.data.classes or 2
     made = {
@@ -95,7 +96,12 @@ def step_seconds(session: Session, step: Step) -> float:
         for name, leaf in session.batch.items()
     }
     made['index'] = np.arange(session.run.batch, dtype=np.int32)
-    batch = session.placement.put(made)
+    return session.placement.put(made)
+
+
+def step_seconds(session: Session, step: Step) -> float:
+    """The median time of a real step, on made images."""
+    batch = made_batch(session)
     state, taken = session.fresh(), []
     jax.block_until_ready(state)
     for _ in range(WARM + TIMED):

@@ -1,6 +1,7 @@
 """What lies in a chip's memory during a step: the state by its parts, and what the step adds."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -40,13 +41,10 @@ class Memory:
 
 def held(tree: Tree) -> int:
     """Bytes of an abstract tree on one device, by the shardings of its leaves."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        part = 1
-        for length in leaf.sharding.shard_shape(leaf.shape):
-            part *= length
-        total += part * leaf.dtype.itemsize
-    return total
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def memory(state: TrainState, batch: Tree, stats: Any) -> Memory:

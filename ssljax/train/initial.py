@@ -12,6 +12,7 @@ from ssljax.core import TrainState, Tree
 from ssljax.export import native, torchvision
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.folder import RunFolder
+from ssljax.train.placement import MOVING_AVERAGE
 from ssljax.train.session import Session
 
 
@@ -40,9 +41,10 @@ def initial_state(session: Session) -> TrainState:
 
     method = dict(fresh.method)
     params, method['stats'] = taken_over(fresh.params, fresh.method['stats'])
-    if 'target' in method:
-        target, stats = taken_over(method['target'], method['stats']['target'])
-        method |= {'target': target, 'stats': {**method['stats'], 'target': stats}}
+    if MOVING_AVERAGE in method:
+        there, known = method[MOVING_AVERAGE], method['stats']
+        average, stats = taken_over(there, known[MOVING_AVERAGE])
+        method |= {MOVING_AVERAGE: average, 'stats': {**known, MOVING_AVERAGE: stats}}
     return TrainState(fresh.step, params, fresh.opt, method, fresh.key)
 
 
@@ -112,7 +114,7 @@ def load_state(
                     f'no checkpoint in {folder.path} has a score: the run was not evaluated on '
                     f'validation images; take one of its steps, {checkpoints.steps()}, or latest'
                 )
-            restored = checkpoints.restore_step(step, session.abstract) if step else None
+            restored = None if step is None else checkpoints.restore_step(step, session.abstract)
     finally:
         checkpoints.close()
     if restored is None:

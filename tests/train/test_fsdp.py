@@ -13,6 +13,7 @@ from cases import METHODS
 from ssljax.core import Signature
 from ssljax.definitions import load_experiment
 from ssljax.nets.vit import vit
+from ssljax.plan.memory import held
 from ssljax.train import placement
 from ssljax.train.placement import Placement, make_mesh, shardings
 from ssljax.train.session import Session
@@ -74,14 +75,6 @@ def session(experiment, fsdp):
     return Session(experiment, data, experiment.run(data.examples), Placement(make_mesh(fsdp)))
 
 
-def bytes_a_device(tree):
-    """Of a tree of shapes and shardings."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
 @pytest.mark.parametrize(
     ('name', 'parameters'),
     [('mae_vit_h', 632e6), ('moco_v3_vit_h', 632e6), ('simclr_r50_4x', 375e6)],
@@ -94,10 +87,10 @@ def test_bytes_a_device_fall_as_the_devices_they_are_split_over(name, parameters
     for fsdp in (2, 8):
         split = session(experiment, fsdp).abstract
         for part in ('params', 'opt'):
-            before, after = (bytes_a_device(getattr(state, part)) for state in (whole, split))
+            before, after = (held(getattr(state, part)) for state in (whole, split))
             assert after == pytest.approx(before / fsdp, rel=0.03), part
         if 'target' in whole.method:
-            before, after = (bytes_a_device(s.method['target']) for s in (whole, split))
+            before, after = (held(s.method['target']) for s in (whole, split))
             assert after == pytest.approx(before / fsdp, rel=0.03)
 
 
