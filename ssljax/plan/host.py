@@ -9,8 +9,9 @@ LARGE = 64
 """Pixels from which views are taken to be cut from photographs (JPEG)."""
 
 RATES = {'photographs': 450.0, 'small': 7_000.0}
-"""Images by second and core of the input pipeline, two views each: `python benchmarks/pipeline.py`
-on 2 cores of an AMD EPYC, 900 images/s at 224 px from 500 x 375 JPEGs and 14,009 at 28 px."""
+"""Images by second and core of the input pipeline, two views each, with some reserve: by `python
+benchmarks/pipeline.py` two cores of an AMD EPYC made 981 at 224 px from 500 x 375 JPEGs, and 14,009
+to 18,561 at 28 px."""
 
 
 @dataclasses.dataclass(frozen=True)
