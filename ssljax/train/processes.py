@@ -34,6 +34,11 @@ ALL_SAY_SO = 3.0
 that they have lost process 0."""
 
 
+CAUSE_FIRST = 2.0
+"""Seconds that a process stays after an error of the runtime, which may be that another one is
+gone: the one that was first is to be seen to end first."""
+
+
 class ProcessesError(RuntimeError):
     """The processes of a run did not find each other, or lost one another."""
 
@@ -120,7 +125,7 @@ def together(asked: Asked, work: Callable[[], int]) -> int:
     _join(asked)
     try:
         code = work()
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
         print(
             f'ssljax: process {jax.process_index()} of {jax.process_count()} ends. If another one '
@@ -128,6 +133,9 @@ def together(asked: Asked, work: Callable[[], int]) -> int:
             'goes on from there',
             file=sys.stderr,
         )
+        # Gloo's errors come as ValueError, too.
+        if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):
+            time.sleep(CAUSE_FIRST)
         code = 1
     if code not in (0, EXIT_INTERRUPTED):
         sys.stdout.flush()
