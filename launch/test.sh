@@ -10,4 +10,4 @@ if [ "${1:-}" = --all ]; then
 fi
 ruff check .
 ruff format --check .
-exec python -m pytest --numprocesses 2 --dist loadfile "${select[@]}" "$@"
+exec python -m pytest --numprocesses 2 --dist worksteal "${select[@]}" "$@"

@@ -74,7 +74,7 @@ def copied(own, tmp_path):
     return own[0], str(tmp_path / 'copied')
 
 
-COMMANDS = ('evaluate', 'export', 'report')
+COMMANDS = (pytest.param('evaluate', marks=pytest.mark.slow), 'export', 'report')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -92,6 +92,7 @@ def test_a_definition_that_is_not_there_is_named(own, capsys):
     assert 'no Python file' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_of_the_users_classes_runs(own, tmp_path):
     assert cli.run(['sweep', own[0], '--folder', str(tmp_path)]) == 0
     assert (tmp_path / 'runs' / 'louder' / '0' / 'result.json').exists()

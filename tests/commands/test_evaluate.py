@@ -218,6 +218,7 @@ def test_raw_pixels_too_many_have_no_row_but_a_line(copied, monkeypatch, capsys)
     assert [row['name'] for row in answer(copied)['table']['rows']][1:] == [RANDOM]
 
 
+@pytest.mark.slow
 def test_corrupt_images_may_be_as_many_as_the_experiment_allows(copied, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for split, count in {'train': 12, 'validation': 4, 'test': 4}.items():
@@ -255,7 +256,7 @@ def record_splits(monkeypatch):
     return opened
 
 
-@pytest.mark.parametrize('validation', ['validation', None])
+@pytest.mark.parametrize('validation', [pytest.param('validation', marks=pytest.mark.slow), None])
 def test_only_evaluate_opens_test_and_once(tmp_path, monkeypatch, validation):
     opened = record_splits(monkeypatch)
     folder = trained(tmp_path, validation=validation)

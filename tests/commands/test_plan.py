@@ -83,6 +83,7 @@ def test_bad_input_is_explained(arguments, says, capsys, monkeypatch):
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_found_and_planned_for(monkeypatch, capsys):
     compiled = planning.compiled
 

@@ -5,10 +5,13 @@ followed by 0) from a random c on. The four after the fourth are predicted. Labe
 together and are not seen in training.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from einops import rearrange
 
 from ssljax.core import Now, Run, with_keys
@@ -22,6 +25,8 @@ from ssljax.nets.preact_resnet import PreActResNet
 LENGTH, BATCH, STEPS, CLASSES = 8, 64, 200, 10
 RUN = Run(examples=7_000, batch=BATCH, steps=STEPS, steps_per_epoch=STEPS)
 PICTURE = 14
+OPTIMIZED = {'xla_backend_optimization_level': 2}
+"""The step takes longer to run than to compile, unlike other tests'."""
 METHOD = CPC(
     PatchEncoder(
         PreActResNet((16, 32), (1, 1), 'imagenet', 'layer', zero_init=False), PICTURE, PICTURE
@@ -70,7 +75,7 @@ def trained(ordered, steps=STEPS):
     params, state = jax.jit(lambda b: METHOD.init(jax.random.key(0), b, RUN))(batch())
     moments = optimizer.init(params)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def step(params, moments, batch):
         def loss(params):
             outputs, _ = METHOD.forward(params, state, batch, jax.random.key(1))
@@ -112,6 +117,7 @@ def accuracy(params):
     return next_class, np.mean(pairs)
 
 
+@pytest.mark.slow
 def test_the_next_class_is_told_where_classes_ascend():
     params, information = trained(ordered=True)
     next_class, pairs = accuracy(params)
@@ -120,6 +126,7 @@ def test_the_next_class_is_told_where_classes_ascend():
     assert pairs > 0.95
 
 
+@pytest.mark.slow
 def test_it_is_not_where_they_come_at_random():
     params, _ = trained(ordered=False, steps=STEPS // 2)
     next_class, pairs = accuracy(params)

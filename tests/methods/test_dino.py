@@ -366,6 +366,7 @@ def learn(method, batch, steps):
     return seen
 
 
+@pytest.mark.slow
 def test_one_batch_is_learned_by_a_slow_teacher_and_collapses_with_a_fast_one():
     batch = draw(n=16)
     one = batch['image'][:, :1]

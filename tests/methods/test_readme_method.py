@@ -24,6 +24,7 @@ def mirror(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_file_trains_and_is_evaluated_as_it_stands(mirror, capsys):
     assert cli.run(['train', 'mirror.py', '--smoke']) == 0
     assert cli.run(['evaluate', 'runs/mirror_smoke', '--definition', 'mirror.py']) == 0

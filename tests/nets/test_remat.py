@@ -16,7 +16,9 @@ NETS = {
     'vit': ViT(width=16, depth=3, heads=2, patch=4, size=16),
 }
 SMALL = {name: NETS[name] for name in ('resnet18', 'small')}
+SLOW = [pytest.param(SMALL['resnet18'], marks=pytest.mark.slow), SMALL['small']]
 parametrize = lambda nets: pytest.mark.parametrize('net', nets.values(), ids=nets)
+parametrize_small = pytest.mark.parametrize('net', SLOW, ids=SMALL)
 
 
 def variables(net):
@@ -33,7 +35,7 @@ def loss(net, params, stats, x):
     return jnp.sum(jnp.sin(y)), new.get('batch_stats', {})
 
 
-@parametrize(SMALL)
+@parametrize_small
 def test_loss_gradient_and_statistics_are_those_without(x64, net):
     made = jax.tree.map(lambda a: a.astype(jnp.float64), variables(net))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 16, 3)))
@@ -81,7 +83,7 @@ def test_keeps_less_for_the_backward_pass_and_computes_more(net):
     assert kept(net.clone(remat=True)) - weights < 0.4 * (kept(net) - weights)
 
 
-@parametrize(SMALL)
+@parametrize_small
 def test_blocks_are_really_computed_again(net):
     made = jax.eval_shape(variables_of(net))
     x = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)

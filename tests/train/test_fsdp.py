@@ -19,8 +19,8 @@ from ssljax.train.placement import Placement, make_mesh, shardings
 from ssljax.train.session import Session
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / 'experiments'
-FAST = {('moco_v2', 2), ('mae', 8)}
-"""A queue and BatchNorm over both axes of the mesh; a transformer over one."""
+FAST = {('moco_v2', 2)}
+"""A queue and BatchNorm over both axes of the mesh."""
 
 
 @functools.cache

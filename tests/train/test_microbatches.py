@@ -58,7 +58,7 @@ def close(a, b, **bounds):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **bounds), a, b)
 
 
-@pytest.mark.parametrize('parts', [2, 4, 16])
+@pytest.mark.parametrize('parts', [2, *[pytest.param(n, marks=pytest.mark.slow) for n in (4, 16)]])
 def test_equals_the_whole_batch_without_batch_norm(parts, x64):
     """Views are drawn inside the parts: an example's key goes with it."""
     whole = jax.jit(value_and_grad(METHOD, RECIPE.on_device, 1))(*problem())
