@@ -6,8 +6,12 @@
 
 A gradient pass is forward and backward in training mode, a forward pass is forward alone: SimCLR
 needs one gradient pass over both views, MoCo one over the queries and a forward pass over the keys,
-BYOL two and two. What a step adds is augmentation on the device, heads, loss, optimizer, moving
+BYOL two and two. Decoders, context networks and discriminators are networks that a method needs;
+heads are not. What a step adds is augmentation on the device, heads, loss, optimizer, moving
 averages and the skipping of non-finite updates. Target: at most 1.15 times the bare passes in time.
+
+ResNet-18 wherever the method allows: CPC has a smaller one without BatchNorm over a grid of 7 x 7
+patches, MAE a small transformer over 16 of 64 patches.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +32,12 @@ from ssljax.core import Method, Signature
 from ssljax.experiment import Data, Experiment
 from ssljax.memory import Queue
 from ssljax.methods.byol import BYOL
+from ssljax.methods.context_encoder import ContextEncoder
+from ssljax.methods.cpc import CPC
+from ssljax.methods.deepcluster import DeepCluster
 from ssljax.methods.dino import DINO
+from ssljax.methods.holes import Centre
+from ssljax.methods.mae import MAE
 from ssljax.methods.moco import MoCo
 from ssljax.methods.moco_v3 import MoCoV3
 from ssljax.methods.npid import NPID
@@ -36,7 +46,13 @@ from ssljax.methods.simclr import SimCLR
 from ssljax.methods.supervised import Supervised
 from ssljax.methods.swav import SwAV
 from ssljax.nets.dino_head import DINOHead
+from ssljax.nets.inpainting import Decoder, Discriminator
+from ssljax.nets.mae_decoder import MAEDecoder
+from ssljax.nets.patch_encoder import PatchEncoder
+from ssljax.nets.pixelcnn import PixelCNN
+from ssljax.nets.preact_resnet import PreActResNet
 from ssljax.nets.resnet import ResNet
+from ssljax.nets.vit import ViT
 from ssljax.optim import SGD
 from ssljax.plan.measure import made_batch
 from ssljax.train.session import Session
@@ -50,33 +66,69 @@ SIZE, CHANNELS, CLASSES, EXAMPLES = 32, 3, 10, 45_000
 TWO = SimCLRViews(size=SIZE, blur=0.0, evaluation_crop=1.0)
 ONE = CropFlip(size=SIZE)
 RESNET = ResNet(depth=18, stem='cifar')
+PATCH, PATCH_OF_VIT = 8, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One run of a network over images.
+    """One run of a network over inputs.
 
     Attributes:
-        views: images for each example of the batch, all in one go.
-        backward: whether a gradient is taken.
-        size: of an image, in pixels.
+        views: inputs for each example of the batch, all in one go.
+        backward: whether a gradient to the parameters is taken.
+        shape: of one input.
+        network: gives the network of the method.
+        name: of the network in the table; passes of one name share parameters.
+        call: what the network does with inputs [n, ...]; default: `network(x, train=True)`.
+        to_input: whether a gradient to the input is taken, as by what stands behind a network.
     """
 
     views: int = 1
     backward: bool = True
-    size: int = SIZE
+    shape: tuple[int, ...] = (SIZE, SIZE, CHANNELS)
+    network: Callable[[Method], nn.Module] = lambda method: method.encoder
+    name: str = ''
+    call: Callable[[nn.Module, jax.Array], Any] = lambda network, x: network(x, train=True)
+    to_input: bool = False
+
+    def __str__(self) -> str:
+        many = f'{self.views} view{"s" * (self.views > 1)}'
+        return ' '.join(
+            (many, *[self.name] * bool(self.name), 'gradient' if self.backward else 'forward')
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A method, and the passes of its encoder without which it could not be."""
+    """A method, and the passes of its networks without which it could not be."""
 
     method: Method
     recipe: Recipe
     passes: tuple[Pass, ...]
 
 
+def encoded(network: ViT, x: jax.Array) -> jax.Array:
+    """What MAE's encoder makes of the first quarter of the patches, class token ahead."""
+    tokens = (SIZE // PATCH_OF_VIT) ** 2
+    keep = jnp.broadcast_to(jnp.arange(tokens // 4), (len(x), tokens // 4))
+    seen = network.features(x, train=True, keep=keep)
+    return jnp.concatenate([seen['cls'][:, None], seen['tokens']], axis=1)
+
+
+def decoded(network: MAEDecoder, x: jax.Array) -> jax.Array:
+    """What MAE's decoder makes of a quarter of the patches, class token ahead."""
+    side = SIZE // PATCH_OF_VIT
+    rank = jnp.broadcast_to(jnp.arange(side**2), (len(x), side**2))
+    seen = {'cls': x[:, 0], 'tokens': x[:, 1:]}
+    return network(seen, rank, (side, side), PATCH_OF_VIT**2 * CHANNELS)
+
+
 GRADIENT, FORWARD = Pass(), Pass(backward=False)
+DISCRIMINATOR = {
+    'shape': (SIZE // 2, SIZE // 2, CHANNELS),
+    'network': lambda method: method.discriminator,
+    'name': 'discriminator',
+}
 CASES = {
     'supervised': Case(Supervised(RESNET, classes=CLASSES), ONE, (GRADIENT,)),
     'simclr': Case(SimCLR(RESNET, temperature=0.5), TWO, (Pass(2),)),
@@ -93,9 +145,74 @@ CASES = {
     'dino': Case(
         DINO(RESNET, DINOHead(prototypes=4096)),
         MultiCrop(size=SIZE, local_size=SIZE // 2, local_count=2),
-        (Pass(2), Pass(2, size=SIZE // 2), Pass(2, backward=False)),
+        (Pass(2), Pass(2, shape=(SIZE // 2, SIZE // 2, CHANNELS)), Pass(2, backward=False)),
     ),
     'byol': Case(BYOL(RESNET), BYOLViews(size=SIZE), (GRADIENT, GRADIENT, FORWARD, FORWARD)),
+    'deepcluster': Case(DeepCluster(RESNET, clusters=512), ONE, (GRADIENT,)),
+    'cpc': Case(
+        CPC(
+            PatchEncoder(
+                PreActResNet(widths=(32, 64, 128), blocks=(2, 2, 2), stem='cifar'),
+                patch=PATCH,
+                stride=PATCH // 2,
+            ),
+            PixelCNN(blocks=2, hidden=64),
+            steps=3,
+        ),
+        ONE,
+        (
+            Pass(
+                shape=(7, 7, PATCH, PATCH, CHANNELS),
+                call=lambda network, x: network.of_patches(x, train=True),
+            ),
+            Pass(
+                shape=(7, 7, 512),
+                network=lambda method: method.context,
+                name='context network',
+                to_input=True,
+            ),
+        ),
+    ),
+    'mae': Case(
+        MAE(
+            ViT(width=192, depth=12, heads=3, patch=PATCH_OF_VIT),
+            MAEDecoder(width=96, depth=4, heads=3),
+        ),
+        ONE,
+        (
+            Pass(call=encoded),
+            Pass(
+                shape=(17, 192),
+                network=lambda method: method.decoder,
+                name='decoder',
+                call=decoded,
+                to_input=True,
+            ),
+        ),
+    ),
+    'context_encoder': Case(
+        ContextEncoder(
+            RESNET,
+            Decoder(widths=(256, 128)),
+            Discriminator(widths=(64, 128, 256)),
+            hole=Centre(rim=2),
+            layer='stage4',
+        ),
+        ONE,
+        (
+            Pass(call=lambda network, x: network.features(x, train=True)['stage4']),
+            Pass(
+                shape=(4, 4, 512),
+                network=lambda method: method.decoder,
+                name='decoder',
+                call=lambda network, x: network(x, (SIZE // 2, CHANNELS), train=True),
+                to_input=True,
+            ),
+            # Of itself: real and painted. Through it, to the painter: painted.
+            Pass(2, **DISCRIMINATOR),
+            Pass(backward=False, to_input=True, **DISCRIMINATOR),
+        ),
+    ),
 }
 
 
@@ -125,33 +242,36 @@ def whole_step(session: Session) -> tuple[Callable, Callable]:
     return run, compiled
 
 
-def bare(session: Session, encoder: nn.Module, passes: tuple[Pass, ...]) -> tuple:
+def bare(session: Session, method: Method, passes: tuple[Pass, ...]) -> tuple:
     """The passes, one behind the other in one program; `run` and the compiled program."""
     batch = session.run.batch
-    shapes = [(batch * p.views, p.size, p.size, CHANNELS) for p in passes]
-    images = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
-    init = jax.jit(functools.partial(encoder.init, train=False))
-    variables = init(jax.random.key(1), images[0][:2])
-    params, stats = variables['params'], variables.get('batch_stats', {})
+    shapes = [(batch * p.views, *p.shape) for p in passes]
+    inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    variables = {}
+    for p, x in zip(passes, inputs, strict=True):
+        if p.name not in variables:
+            init = functools.partial(p.network(method).init, method=p.call)
+            variables[p.name] = jax.jit(init)(jax.random.key(1), x[:2])
+    params = {name: found['params'] for name, found in variables.items()}
+    stats = {name: found.get('batch_stats', {}) for name, found in variables.items()}
     other = jax.tree.map(jnp.copy, params)
 
-    def program(params, other, images):
-        def features(params, x):
-            net = {'params': params, 'batch_stats': stats}
-            h, new = encoder.apply(net, x, train=True, mutable=['batch_stats'])
+    def program(params, other, inputs):
+        def outcome(p, params, x):
+            params = (params if p.backward else jax.lax.stop_gradient(other))[p.name]
+            net = {'params': params, 'batch_stats': stats[p.name]}
+            x = x if p.to_input else jax.lax.stop_gradient(x)
+            h, new = p.network(method).apply(net, x, mutable=['batch_stats'], method=p.call)
             return jnp.mean(h**2), new
 
-        def loss(params):
-            parts = [
-                features(params if p.backward else jax.lax.stop_gradient(other), x)
-                for p, x in zip(passes, images, strict=True)
-            ]
+        def loss(params, inputs):
+            parts = [outcome(p, params, x) for p, x in zip(passes, inputs, strict=True)]
             return sum(value for value, _ in parts), [new for _, new in parts]
 
-        return jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, inputs)
 
-    compiled = jax.jit(program).lower(params, other, images).compile()
-    return lambda: compiled(params, other, images), compiled
+    compiled = jax.jit(program).lower(params, other, inputs).compile()
+    return lambda: compiled(params, other, inputs), compiled
 
 
 def operations(compiled) -> float:
@@ -189,17 +309,14 @@ def main() -> int:
         case = CASES[name]
         session = session_of(case, options.batch)
         step, step_program = whole_step(session)
-        passes, bare_program = bare(session, case.method.encoder, case.passes)
+        passes, bare_program = bare(session, case.method, case.passes)
         ratio = operations(step_program) / operations(bare_program)
         time_ratio, took = '', ''
         if not options.flops:
             taken = seconds({'step': step, 'bare': passes}, options.repetitions)
             time_ratio = f'{taken["step"] / taken["bare"]:.2f}'
             took = f'{taken["step"]:.2f} s'
-        told = ' + '.join(
-            f'{p.views} view{"s" * (p.views > 1)} {"gradient" if p.backward else "forward"}'
-            for p in case.passes
-        )
+        told = ' + '.join(str(p) for p in case.passes)
         print(f'| {name} | {told} | {ratio:.3f} | {time_ratio} | {took} |', flush=True)
     return 0
 
