@@ -218,7 +218,7 @@ class Checkpoints:
         try:
             if self._primary:
                 self._shelf.tidy(slot)
-        except OSError as error:
+        except Exception as error:  # a bucket's errors are TensorFlow's
             _log.warning('cannot remove old checkpoints in %s: %s', self._shelf.path, error)
 
     def _load(self, slot: Slot, like: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -248,6 +248,8 @@ class Checkpoints:
         """Removes what the failed save left, and says what happened."""
         path, known = self._shelf.path, ''
         error, what = _system_error(error), 'Make room or mend the disk'
+        if '://' in os.fspath(path):
+            what = 'See that the bucket can be reached and written to'
         if jax.process_count() > 1 and not isinstance(error, OSError):
             what = 'If another process ended before this one, its output has the cause; mend that'
         try:
@@ -257,7 +259,7 @@ class Checkpoints:
                 known = f' ({shutil.disk_usage(path).free / 2**20:.0f} MiB are free there)'
             steps = self.steps()
             known += f'. The checkpoint of step {steps[-1]} is whole' if steps else ''
-        except OSError:  # the disk itself is gone: say what is known
+        except Exception:  # the disk or the bucket itself is gone: say what is known
             pass
         return CheckpointError(
             f'the checkpoint of step {step} could not be written to {path}: '

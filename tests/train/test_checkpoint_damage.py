@@ -15,10 +15,12 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 from checkpoint_states import bits, like, make_state, one_after_another, saved
 
 from ssljax.train import digest
 from ssljax.train.checkpoint import CheckpointError, Checkpoints
+from ssljax.train.shelf import Shelf
 
 HERE = pathlib.Path(__file__).parent
 
@@ -199,6 +201,33 @@ def test_a_full_disk_fails_in_words_and_costs_nothing(small_disk, large, capfd):
         saved(checkpoints, 1)
         assert_survives(checkpoints, disk / 'run', large, error_number)
     assert capfd.readouterr().err == ''
+
+
+def test_a_bucket_that_is_out_of_reach_fails_in_words_and_not_in_silence(opened, monkeypatch):
+    checkpoints = opened()
+    saved(checkpoints, 1)
+
+    def unreachable(*_):
+        raise tf.errors.UnavailableError(None, None, 'the bucket does not answer')
+
+    with monkeypatch.context() as patch:
+        for broken in ('finish', 'clear', 'scores'):
+            patch.setattr(Shelf, broken, unreachable)
+        checkpoints.save(2, make_state(2), {}, None)
+        with pytest.raises(CheckpointError, match=r'step 2 could not .* does not answer'):
+            checkpoints.wait()
+
+
+def test_old_checkpoints_that_a_bucket_keeps_are_no_failure(opened, folder, monkeypatch, caplog):
+    def unreachable(*_):
+        raise tf.errors.UnavailableError(None, None, 'the bucket does not answer')
+
+    checkpoints = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(Shelf, 'tidy', unreachable)
+        saved(checkpoints, 1)
+    assert 'cannot remove old checkpoints' in caplog.text
+    assert checkpoints.steps() == [1]
 
 
 def test_a_disk_that_fills_up_under_the_digest_costs_nothing(opened, folder, monkeypatch):
