@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ssljax.data.graph import Tensor, tensorflow
 from ssljax.data.sources import Labels, Source
 
 _BLOCK = 4096
+_ASKED_AT_ONCE = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,13 +26,20 @@ class Records(Source):
 
     Attributes:
         reader: `array_record`'s data source over the split's files.
+        folder: where these lie.
         keys: the names of the image feature and of the label feature (None: no labels).
         identity: what the fingerprint is taken of.
     """
 
     reader: Any
+    folder: str
     keys: tuple[str, str | None]
     identity: str
+
+    @property
+    def remote(self) -> bool:
+        """Where the folder has a scheme."""
+        return '://' in self.folder
 
     def fingerprint(self) -> str:
         """Of the set's version, its files' names and sizes, and the ranges read of them."""
@@ -80,7 +89,7 @@ def load(name: str, split: str) -> Source:
 
     Raises:
         ValueError: if the set is not prepared, not in ArrayRecord format or has no uint8 images,
-            if a file is missing, or if there is no such split.
+            if a file is missing or the bucket it lies in is not read, or if there is no such split.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -88,18 +97,22 @@ def load(name: str, split: str) -> Source:
     image, label = _features(name, info)
     splits.resolve(name, split, info.splits)
     part = info.splits[split]
-    read = []
-    for file in part.file_instructions:
-        if not os.path.exists(file.filename):
-            raise ValueError(f'{name} is incomplete: {file.filename} is missing; {_prepare(name)}')
-        size = os.path.getsize(file.filename)
-        read.append([os.path.basename(file.filename), size, file.skip, file.take])
+    files = [file.filename for file in part.file_instructions]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:  # a bucket takes a while to answer each
+        sizes = list(threads.map(_size, files))
+    if None in sizes:
+        missing = files[sizes.index(None)]
+        raise ValueError(f'{name} is incomplete: {missing} is missing; {_prepare(name)}')
+    read = [
+        [os.path.basename(file.filename), size, file.skip, file.take]
+        for file, size in zip(part.file_instructions, sizes, strict=True)
+    ]
     height, width, channels = info.features[image].shape
     names = None
     if label is not None:
         classes = info.features[label]
         names = tuple(classes.names or map(str, range(classes.num_classes)))
-    return Records(
+    source = Records(
         name=f'{info.full_name}:{split}',
         examples=part.num_examples,
         channels=channels,
@@ -107,9 +120,35 @@ def load(name: str, split: str) -> Source:
         encoded=True,
         size=None if height is None or width is None else (height, width),
         reader=ArrayRecordDataSource(part.file_instructions),
+        folder=os.path.dirname(files[0]),
         keys=(image, label),
         identity=json.dumps([info.full_name, image, label, read]),
     )
+    if source.remote:
+        _try(source)
+    return source
+
+
+def _size(file: str) -> int | None:
+    """Bytes of a file, on a disk or in a bucket; None if it is not there."""
+    tf = tensorflow()
+    try:
+        return tf.io.gfile.stat(file).length
+    except tf.errors.NotFoundError:
+        return None
+
+
+def _try(source: Records) -> None:
+    """Reads one record: the reader goes to buckets by ways of its own, or not at all."""
+    try:
+        source.reader[0]
+    except RuntimeError as error:
+        raise ValueError(
+            f'{source.folder} can be listed but its records cannot be read: {error}. Their '
+            'reader needs array-record 0.8.3 or newer and application default credentials (gcloud '
+            'auth application-default login). Or copy the set to a disk, or mount the bucket with '
+            'gcsfuse, and set TFDS_DATA_DIR'
+        ) from error
 
 
 def _info(name: str) -> Any:
