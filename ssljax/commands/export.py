@@ -5,7 +5,7 @@ from etils import epath
 from ssljax.cli import Export
 from ssljax.definitions import defined_in
 from ssljax.export import native, torchvision
-from ssljax.train.folder import RunFolder
+from ssljax.train.folder import RunFolder, reach
 from ssljax.train.initial import load_state
 
 
@@ -13,6 +13,7 @@ def main(options: Export) -> int:
     """Exports; returns the exit code."""
     folder = RunFolder.at(options.run, defined_in(options.definition))
     to = epath.Path(options.to) if options.to else folder.path / 'export' / options.format
+    reach(to)
     session, state = load_state(folder, options.checkpoint)
     experiment = session.experiment
     module, variables = experiment.method.product(state.params, state.method)

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 import ssljax
 from ssljax import config
 from ssljax.core import Signature
+from ssljax.data.graph import tensorflow
 from ssljax.experiment import FREE_ON_RESUME, Experiment
 
 SEEN_WITHIN = 60.0
@@ -71,7 +72,12 @@ class RunFolder:
         return self.path / 'run.json'
 
     def exists(self) -> bool:
-        """Whether a run has started here."""
+        """Whether a run has started here.
+
+        Raises:
+            ValueError: the bucket that it should be in is not there, or may not be looked into.
+        """
+        reach(self.path)
         return self.record.exists()
 
     def read(self) -> dict[str, Any]:
@@ -176,6 +182,31 @@ class RunFolder:
         half = self.path / f'run.json.{jax.process_index()}.tmp'
         half.write_text(json.dumps(record, indent=1))
         half.replace(self.record)
+
+
+def reach(path: epath.Path) -> None:
+    """Asks a bucket about a path in it, and says what is wrong with the bucket.
+
+    TensorFlow, asked to write into one that is not there, still tries after twenty minutes.
+
+    Raises:
+        ValueError: there is no such bucket, or it does not answer us.
+    """
+    if '://' not in str(path):
+        return
+    tf = tensorflow()
+    try:
+        tf.io.gfile.stat(str(path))
+    except tf.errors.NotFoundError as error:
+        # Otherwise it is the path that is not found, by an answer that lists nothing.
+        if 'HTTP response code 404' in error.message:
+            bucket = path.parts[2] if len(path.parts) > 2 else ''
+            raise ValueError(f'there is no bucket {bucket!r} for {path}; make it first') from error
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f'{path} cannot be reached: {error.message.splitlines()[0]}. See to the credentials '
+            '(gcloud auth application-default login) and to what they allow'
+        ) from error
 
 
 def commit() -> str | None:
