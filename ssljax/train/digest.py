@@ -94,7 +94,7 @@ def _compare(expected: Mapping[str, list[Any]], found: Mapping[str, epath.Path])
         if name not in expected:
             raise DigestError(f'file {name} is not in its digest')
         size, sha256 = expected[name]
-        length = found[name].stat().length
+        length = _length(found[name])
         if length != size:
             raise DigestError(f'file {name} has {length} bytes, its digest says {size}')
         if _fingerprint(found[name])[1] != sha256:
@@ -107,6 +107,14 @@ def _files(folder: epath.Path, prefix: str = '') -> Iterator[tuple[str, epath.Pa
             yield from _files(path, f'{prefix}{path.name}/')
         else:
             yield prefix + path.name, path
+
+
+def _length(path: epath.Path) -> int:
+    """Bytes of a file."""
+    if '://' in os.fspath(path):
+        return path.stat().length
+    # epath asks for the owner's name too, and in a container the owner may have none.
+    return os.stat(path).st_size
 
 
 def _fingerprint(path: epath.Path, flush: bool = False) -> list[int | str]:

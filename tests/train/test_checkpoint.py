@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import pwd
 import subprocess
 import sys
 
@@ -190,6 +191,18 @@ def test_meta_is_taken_at_the_call(opened):
     checkpoints.save(1, make_state(1), meta, None)
     meta['skipped'] = 2
     assert checkpoints.restore(like(make_state(0)))[1] == {'skipped': 1}
+
+
+def test_a_user_without_a_name_saves_and_restores(opened, monkeypatch):
+    """As in a container that runs as any number."""
+
+    def nobody(number):
+        raise KeyError(f'uid not found: {number}')
+
+    monkeypatch.setattr(pwd, 'getpwuid', nobody)
+    state = make_state(1)
+    opened().save(1, state, {}, None)
+    assert bits(opened().restore(like(state))[0]) == bits(state)
 
 
 def test_looking_at_a_run_in_progress_changes_nothing(opened, folder):
