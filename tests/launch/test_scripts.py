@@ -28,11 +28,15 @@ SRUN = """
 import os, signal, subprocess, sys
 command = sys.argv[sys.argv.index('ssljax'):]  # behind srun's own options
 count = int(os.environ['SLURM_NTASKS'])
-tasks = [
-    subprocess.Popen(command, env={**os.environ, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)})
-    for i in range(count)
-]
+tasks = []
+# Ahead of the tasks: they speak before the last of them is started.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+listen = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+for i in range(count):
+    environment = {**os.environ, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)}
+    tasks.append(subprocess.Popen(command, env=environment, preexec_fn=listen))
+listen()
 codes = [task.wait() for task in tasks]
 sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
