@@ -5,12 +5,8 @@ import os
 import pathlib
 
 _CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '')
-    + ' --xla_force_host_platform_device_count=8'
-    # Tests compile more than they compute.
-    + ' --xla_backend_optimization_level=0'
-)
+# Tests compile more than they compute; so do the processes that they start, which inherit it.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
@@ -19,6 +15,8 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+jax.config.update('jax_num_cpu_devices', 8)  # of this process alone
 
 
 @pytest.fixture(scope='module', autouse=True)

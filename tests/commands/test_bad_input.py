@@ -271,11 +271,7 @@ def test_a_full_disk_ends_the_run_with_a_message_and_keeps_what_was_saved(tiny, 
             '2',
             *more,
         ],
-        env={
-            **os.environ,
-            'XLA_FLAGS': '--xla_backend_optimization_level=0',
-            'JAX_COMPILATION_CACHE_DIR': '',
-        },
+        env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': ''},
         capture_output=True,
         text=True,
     )

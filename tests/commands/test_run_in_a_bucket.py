@@ -11,34 +11,13 @@ import sys
 
 import bucket as made_up
 import pytest
+import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = 'from ssljax.cli import main; main()'
 PATIENCE = 600
 RUN = 'gs://bucket/runs/tiny'
-EXPERIMENT = """
-from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
-from ssljax.methods.simclr import SimCLR
-from ssljax.nets.heads import ProjectionHead
-from ssljax.nets.small import SmallResNet
-from ssljax.optim import LARS
-from ssljax.views.simclr import SimCLRViews
-
-def config():
-    return Experiment(
-        method=SimCLR(
-            SmallResNet(stem_patch=4, widths=(8, 16), blocks=(1, 1)), ProjectionHead(widths=(16, 8))
-        ),
-        recipe=SimCLRViews(size=24),
-        data=Data(name='made_images'),
-        optimizer=LARS(learning_rate=0.3, warmup_epochs=1.0),
-        batch=32,
-        steps=12,
-        evaluation=Evaluation(every=100.0, batch=64),
-        checkpoint=Checkpointing(every=4, keep_last=2),
-        log_every=1,
-    )
-"""
+EXPERIMENT = tiny.experiment(steps=12, evaluate=100.0, save=4, keep=2)
 
 
 @pytest.fixture
@@ -57,7 +36,7 @@ def bucket():
 def started(bucket, *command, token='somebody'):
     return subprocess.Popen(
         [sys.executable, '-c', PROGRAM, *command],
-        env={**os.environ, 'XLA_FLAGS': '', **bucket.environment(token)},
+        env={**os.environ, **bucket.environment(token)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -185,7 +185,6 @@ def start(file, folder, *more):
     program = 'from ssljax.cli import main; main()'
     return subprocess.Popen(
         [sys.executable, '-c', program, 'sweep', file, '--folder', str(folder), *more],
-        env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

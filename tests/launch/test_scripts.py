@@ -3,6 +3,7 @@
 Stand-ins for `srun`, `scontrol`, `nvidia-smi` and `gcloud` lie first on PATH.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -58,7 +59,6 @@ def cluster(tmp_path):
     job = next(n for n in range(7000, 11000) if is_free(n % 2**12 + 2**16 - 2**12))
     environment = {
         **os.environ,
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
         'PATH': f'{folder}:{os.environ["PATH"]}',
         'SLURM_SUBMIT_DIR': str(ROOT),
         'SLURM_JOB_ID': str(job),
@@ -90,6 +90,7 @@ def batch(script, environment, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -97,7 +98,8 @@ def ended(process, within=400):
     try:
         output, _ = process.communicate(timeout=within)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the tasks, too
     return process.returncode, output
 
 
@@ -219,7 +221,7 @@ def test_a_node_has_a_process_for_each_gpu(tmp_path, fast, flags):
         env={**environment, 'FAST': fast},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     said = sorted(done.stdout.splitlines())
@@ -254,7 +256,7 @@ esac""",
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

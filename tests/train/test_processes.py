@@ -74,11 +74,7 @@ def start(command, count=1, devices=1):
     launched = () if count == 1 else (sys.executable, LAUNCHER, str(count), '--')
     return subprocess.Popen(
         [*launched, *map(str, command)],
-        env={
-            **os.environ,
-            'XLA_FLAGS': '--xla_backend_optimization_level=0',
-            'JAX_NUM_CPU_DEVICES': str(devices),
-        },
+        env={**os.environ, 'JAX_NUM_CPU_DEVICES': str(devices)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,13 +2,13 @@
 
 import importlib.util
 import json
-import os
 import pathlib
 import shutil
 import subprocess
 import sys
 
 import pytest
+import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 _spec = importlib.util.spec_from_file_location('survival', ROOT / 'benchmarks' / 'survival.py')
@@ -17,29 +17,7 @@ _spec.loader.exec_module(survival)
 Harness, differences, plan = survival.Harness, survival.differences, survival.plan
 
 STEPS = 120
-EXPERIMENT = f"""
-from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
-from ssljax.methods.simclr import SimCLR
-from ssljax.nets.heads import ProjectionHead
-from ssljax.nets.small import SmallResNet
-from ssljax.optim import LARS
-from ssljax.views.simclr import SimCLRViews
-
-def config():
-    return Experiment(
-        method=SimCLR(
-            SmallResNet(stem_patch=4, widths=(8, 16), blocks=(1, 1)), ProjectionHead(widths=(16, 8))
-        ),
-        recipe=SimCLRViews(size=24),
-        data=Data(name='made_images'),
-        optimizer=LARS(learning_rate=0.3, warmup_epochs=1.0),
-        batch=32,
-        steps={STEPS},
-        evaluation=Evaluation(every=4.0, batch=64),
-        checkpoint=Checkpointing(every=7, keep_last=3),
-        log_every=1,
-    )
-"""
+EXPERIMENT = tiny.experiment(steps=STEPS, evaluate=4.0, save=7, keep=3)
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +71,6 @@ def test_everything_is_rebuilt_from_the_folder_alone(undisturbed):
     for command in ('evaluate', 'export', 'report', 'train'):
         done = subprocess.run(
             [sys.executable, '-c', program, command, str(folder)],
-            env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
             capture_output=True,
             text=True,
         )

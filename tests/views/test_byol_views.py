@@ -6,27 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
 import tyro
+from view_batches import batch_of
 
 from ssljax.core import with_keys
-from ssljax.data.picture import Picture
 from ssljax.views.byol import BYOLViews
 
 OFF = {'jitter': 0.0, 'gray': 0.0, 'blur': (0.0, 0.0), 'solarize': (0.0, 0.0)}
 PLAIN = {'scale': (1.0, 1.0), 'flip': 0.0}
 UNIT = {'mean': (0.0,), 'std': (1.0,)}
-
-
-def batch_of(recipe, examples=4, channels=3, side=24):
-    """A batch as the pipeline and the step make it, and the pictures it came from."""
-    pictures = np.random.default_rng(0).integers(0, 256, (examples, side, side, channels), np.uint8)
-    views = [
-        recipe.on_host(Picture(tf.constant(p), channels), tf.constant([0, i]))['image']
-        for i, p in enumerate(pictures)
-    ]
-    batch = {'image': jnp.asarray(np.stack(views)), 'index': jnp.arange(examples)}
-    return with_keys(batch, jax.random.key(1)), pictures
 
 
 def repeated(examples, side=24, channels=3):

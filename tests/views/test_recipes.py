@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tyro
+from view_batches import batch_of
 
-from ssljax.core import with_keys
 from ssljax.data.picture import Picture
 from ssljax.views.gallery import GAP, contact_sheet
 from ssljax.views.recipe import Recipe
@@ -21,24 +21,12 @@ PLAIN = {'scale': (1.0, 1.0), 'flip': 0.0}
 NO_COLOR = {'jitter': 0.0, 'gray': 0.0, 'blur': 0.0}
 
 
-def batch_of(recipe, examples=4, channels=3, side=32):
-    """A batch as the pipeline and the step make it, and the pictures it came from."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (examples, side, side, channels), np.uint8)
-    views = [
-        recipe.on_host(Picture(tf.constant(p), channels), tf.constant([0, i]))['image']
-        for i, p in enumerate(pictures)
-    ]
-    batch = {'image': jnp.asarray(np.stack(views)), 'index': jnp.arange(examples)}
-    return with_keys(batch, jax.random.key(1)), pictures
-
-
 @pytest.mark.parametrize('channels', [1, 3, 8])
 def test_simclr_with_everything_off_gives_the_normalised_picture(channels):
     mean, std = tuple(np.linspace(0.2, 0.5, channels)), tuple(np.linspace(0.2, 0.3, channels))
     recipe = SimCLRViews(size=32, mean=mean, std=std, **PLAIN, **NO_COLOR)
     recipe.check(channels)
-    batch, pictures = batch_of(recipe, channels=channels)
+    batch, pictures = batch_of(recipe, channels=channels, side=32)
     assert batch['image'].dtype == jnp.uint8
     views = recipe.on_device(batch)['image']
     expected = (pictures / 255 - np.array(mean)) / np.array(std)
@@ -51,7 +39,7 @@ def test_simclr_with_everything_off_gives_the_normalised_picture(channels):
 def test_crop_flip_gives_one_normalised_view():
     recipe = CropFlip(size=32, **PLAIN)
     recipe.check(3)
-    batch, pictures = batch_of(recipe)
+    batch, pictures = batch_of(recipe, side=32)
     views = recipe.on_device(batch)['image']
     assert views.shape == (4, 1, 32, 32, 3) and recipe.views() == {'image': (1, 32)}
     np.testing.assert_array_equal(views[:, 0], recipe.normalize(jnp.asarray(pictures)))
@@ -63,7 +51,7 @@ def test_simclr_views_have_the_announced_shape_and_range(channels, size):
     recipe = SimCLRViews(size=size, **(GRAY if channels == 1 else {}))
     recipe.check(channels)
     count, pixels = recipe.views()['image']
-    batch, _ = batch_of(recipe, channels=channels)
+    batch, _ = batch_of(recipe, channels=channels, side=32)
     assert batch['image'].shape == (4, count, pixels, pixels, channels)
     out = jax.jit(recipe.on_device)(batch)
     assert out['image'].shape == batch['image'].shape
@@ -130,7 +118,7 @@ def test_a_recipe_without_halves_says_so():
 
 def test_contact_sheet_shows_the_views_of_an_example_below_each_other():
     recipe = SimCLRViews(size=32, **PLAIN, **NO_COLOR)
-    batch, pictures = batch_of(recipe, examples=5)
+    batch, pictures = batch_of(recipe, examples=5, side=32)
     sheet = contact_sheet(recipe.on_device(batch), recipe, columns=3)
     assert sheet.dtype == np.uint8
     assert sheet.shape == (2 * 32 + 3 * GAP, 3 * 32 + 4 * GAP, 3)
@@ -144,7 +132,7 @@ def test_contact_sheet_shows_the_views_of_an_example_below_each_other():
 @pytest.mark.parametrize('channels', [1, 8])
 def test_contact_sheet_shows_other_channels_by_their_mean(channels):
     recipe = CropFlip(size=32, mean=(0.5,), std=(0.25,), **PLAIN)
-    batch, pictures = batch_of(recipe, channels=channels)
+    batch, pictures = batch_of(recipe, channels=channels, side=32)
     sheet = contact_sheet(recipe.on_device(batch), recipe)
     shown = sheet[GAP : GAP + 32, GAP : GAP + 32]
     assert (shown == shown[..., :1]).all()
