@@ -39,6 +39,7 @@ class CompositionViews(Recipe):
         contrast: likewise, around the mean grey level.
         saturation: likewise, around the grey image; 0 where images are not RGB.
         hue: amplitude of the shift, as a share of the colour circle; 0 where images are not RGB.
+        jitter: probability of these four, applied together in random order.
         gray: probability of dropping the colour; 0 where images are not RGB.
         hole: side of the square that `cutout` takes out, as a share of the view's. Its middle is
             anywhere in the view, so part of it may lie outside; it is filled with the mean.
@@ -60,6 +61,7 @@ class CompositionViews(Recipe):
     contrast: float = 0.8
     saturation: float = 0.8
     hue: float = 0.2
+    jitter: float = 0.8
     gray: float = 0.2
     hole: float = 0.5
     noise: float = 0.1
@@ -112,7 +114,7 @@ class CompositionViews(Recipe):
             contrast=self.contrast,
             saturation=self.saturation,
             hue=self.hue,
-            jitter=0.8,
+            jitter=self.jitter,
             gray=self.gray,
             sigma=self.sigma,
         )
