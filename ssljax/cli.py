@@ -121,10 +121,10 @@ class Report(OfRun):
 class Sweep:
     """Run what is missing of STUDY: train and evaluate every variant with every seed.
 
-    Leaves results.csv, results.md (mean and standard deviation over seeds) and figure.png, written
-    anew as each run finishes. Stopped in any way, the same command goes on. Several shells may work
-    on one folder. Exit codes: 0 finished, 75 told to stop (SIGTERM, Ctrl-C) and saved, 1 some runs
-    failed, 2 bad input.
+    Leaves results.csv, results.md (mean and standard deviation over seeds), figure.png and, where
+    runs look at validation on the way, curves.png; all written anew as each run finishes. Stopped
+    in any way, the same command goes on. Several shells may work on one folder. Exit codes: 0
+    finished, 75 told to stop (SIGTERM, Ctrl-C) and saved, 1 some runs failed, 2 bad input.
     """
 
     study: Positional[str]

@@ -99,6 +99,7 @@ def run(job: dict[str, Any]) -> int:
             for row in answer['table']['rows']
         },
         'note': answer['display']['note'],
+        'curve': curve(folder),
         **_cost(session, outcome.state),
         **json.loads(cost.read_text()),
         **{name: folder.read()[name] for name in ('ssljax', 'commit', 'devices')},
@@ -123,6 +124,13 @@ def _cost(session: Session, state: TrainState) -> dict[str, int | float]:
         'images': run.steps * run.batch,
         'passes': run.steps * run.batch / run.examples,
     }
+
+
+def curve(folder: RunFolder) -> list[dict[str, Any]]:
+    """What validation said on the way: images drawn by then, and the scores by name."""
+    batch = folder.experiment().batch
+    records = metrics.read(folder.path)
+    return [{'images': r['step'] * batch, **r['validation']} for r in records if 'validation' in r]
 
 
 class _Counted:

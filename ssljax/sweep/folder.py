@@ -7,6 +7,7 @@ runs/NAME/SEED/       a run's folder, as `ssljax train` and `ssljax evaluate` le
 results.csv           a line for every row of every run that is done
 results.md            the table, mean and standard deviation over seeds
 figure.png            the figure
+curves.png            validation on the way, where runs look at it more than once
 """
 
 import dataclasses

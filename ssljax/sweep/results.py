@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ssljax.study import Run, Study
-from ssljax.sweep import figure, lock
+from ssljax.sweep import curves, figure, lock
 from ssljax.sweep.folder import StudyFolder, write
 from ssljax.sweep.lines import COLUMNS, SHARE, Line, cell, lines
 
@@ -25,6 +25,8 @@ def publish(study: Study, folder: StudyFolder) -> None:
         if table:
             panels = {COLUMNS[m]: [(line, line.values(m)) for line in table] for m in study.figure}
             write(folder.path / 'figure.png', figure.draw(study.title, panels, study.grid()))
+        if picture := curves.draw(study.title, found):
+            write(folder.path / 'curves.png', picture)
 
 
 def as_csv(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:

@@ -161,9 +161,11 @@ def test_wall_time_is_that_of_the_steps_over_all_parts_without_compilation(tmp_p
     # from step 20, compiles for 4 s and takes 2 s a step.
     first = [line(step, 0, 9.0 + step) for step in (5, 10, 15, 20)]
     second = [line(step, 20, 4.0 + 2 * (step - 20)) for step in (22, 30)]
-    written = [*first, {'step': 20, 'validation': {}, 'clock': {'evaluation_s': 99.0}}, *second]
+    look = {'step': 20, 'validation': {'knn_top1': 0.5}, 'clock': {'evaluation_s': 99.0}}
+    written = [*first, look, *second]
     (tmp_path / metrics.NAME).write_text(''.join(json.dumps(w) + '\n' for w in written))
     assert sweep_child.wall_seconds(folder) == pytest.approx(20 * 1 + 10 * 2)
+    assert sweep_child.curve(folder) == [{'images': 20 * 16, 'knn_top1': 0.5}]
 
 
 def test_peak_memory_is_of_this_process_alone():

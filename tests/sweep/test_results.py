@@ -8,12 +8,13 @@ import os
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 from sweep.studies import EXPERIMENT, put, row, study
 
 from ssljax import config
 from ssljax.study import Study, Variant
-from ssljax.sweep import figure, results
+from ssljax.sweep import curves, figure, results
 from ssljax.sweep.lines import cell, lines
 
 
@@ -178,3 +179,35 @@ def test_encoded_experiments_survive_json(pair):
     made, folder = pair
     run = made.runs()[1]
     assert config.decode(folder.result(made, run)['experiment']) == run.experiment
+
+
+def test_curves_have_every_look_at_validation_by_images_drawn(tmp_path, monkeypatch):
+    made = study('a', 'b', seeds=(0, 1))
+    looks = lambda run: [
+        {'images': 100 * i, 'knn_top1': 0.1 * i + 0.01 * run.seed, 'linear_top1': 0.2 * i}
+        for i in range(1, 4)
+    ]
+    found = [(run, {'curve': looks(run)}) for run in made.runs()]
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, 'plot', lambda self, *a, **k: [drawn.append((*a[:2], k)), plot(self, *a, **k)][1]
+    )
+    with Image.open(io.BytesIO(curves.draw('Title', found))) as image:
+        assert image.format == 'PNG' and np.asarray(image.convert('L'), float).std() > 10
+    assert len(drawn) == 8  # two panels, two variants, two seeds
+    x, y, _ = drawn[-1]
+    assert x == (100, 200, 300)
+    np.testing.assert_allclose(y, [11, 21, 31])
+    colours = [(k['color'], k['label']) for *_, k in drawn[:4]]
+    assert colours[0][0] == colours[2][0] != colours[1][0] == colours[3][0]
+    assert [label for _, label in colours] == ['a', 'b', '_', '_']
+
+
+def test_there_are_no_curves_of_one_look_of_old_results_or_of_a_crowd():
+    run = study('a').runs()[0]
+    look = {'images': 1, 'knn_top1': 0.5}
+    assert curves.draw('Title', [(run, {'curve': [look]}), (run, {})]) is None
+    crowd = study(*(f'v{i}' for i in range(11))).runs()
+    assert curves.draw('Title', [(run, {'curve': [look, look]}) for run in crowd]) is None
+    assert curves.draw('Title', [(run, {'curve': [look, look]}) for run in crowd[:10]])
