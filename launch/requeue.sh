@@ -1,14 +1,24 @@
 #!/usr/bin/env bash
-# Sourced by the SLURM scripts. Runs a job step; when the job is told to end (SIGUSR1 or SIGTERM) the
-# step is told to save and stop, and a job that has saved (exit code 75) goes back into the queue.
+# Sourced by the SLURM scripts. Runs a job step; when the job is told to end the step's tasks are told to
+# save and stop. SIGUSR1 says that its time is nearly over: a job that has saved (exit code 75) goes
+# back into the queue. SIGTERM says that SLURM ends it: a job that was preempted SLURM puts back by
+# itself, one that was cancelled shall stay so.
+
+# Not by way of srun: it answers SIGTERM by killing its tasks. Said again and again, because the step
+# may not have begun when it is said first; to be told twice does a run no harm.
+_ssljax_tell() {
+    while scancel --signal=TERM "$SLURM_JOB_ID" || true; do # to the steps, not to this script
+        sleep 5
+    done
+}
 
 ssljax_step() {
-    local step='' code told=''
+    local step code told='' teller='' ours=1
     # Listening comes first: told while srun starts, the job would end and leave the step running.
-    trap 'told=1; [ -z "$step" ] || kill -TERM "$step" 2>/dev/null || true' USR1 TERM
+    trap 'told=1; if [ -z "$teller" ]; then _ssljax_tell & teller=$!; fi' USR1
+    trap 'told=1; ours=; if [ -z "$teller" ]; then _ssljax_tell & teller=$!; fi' TERM
     srun "$@" &
     step=$!
-    [ -z "$told" ] || kill -TERM "$step" 2>/dev/null || true
     while :; do
         told=
         code=0
@@ -16,9 +26,9 @@ ssljax_step() {
         [ -n "$told" ] || break # else a signal ended the wait, not the step
     done
     trap - USR1 TERM
-    if [ "$code" -eq 75 ]; then
+    [ -z "$teller" ] || kill "$teller" 2>/dev/null || true
+    if [ "$code" -eq 75 ] && [ -n "$ours" ]; then
         echo "saved; job $SLURM_JOB_ID goes back into the queue"
-        # A job that SLURM has preempted it requeues by itself.
         scontrol requeue "$SLURM_JOB_ID" || true
     fi
     return "$code"

@@ -1,6 +1,6 @@
 """The scripts for clusters, as far as a machine without one can try them.
 
-Stand-ins for `srun`, `scontrol`, `nvidia-smi` and `gcloud` lie first on PATH.
+Stand-ins for `srun`, `scancel`, `scontrol`, `nvidia-smi` and `gcloud` lie first on PATH.
 """
 
 import contextlib
@@ -32,14 +32,23 @@ count = int(os.environ['SLURM_NTASKS'])
 tasks = []
 # Ahead of the tasks: they speak before the last of them is started.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+# As the real one does: "forcing job termination".
+signal.signal(signal.SIGTERM, lambda *_: [task.kill() for task in tasks])
 listen = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 for i in range(count):
     environment = {**os.environ, 'SLURM_PROCID': str(i), 'SLURM_LOCALID': str(i)}
     tasks.append(subprocess.Popen(command, env=environment, preexec_fn=listen))
+with open(os.environ['STEP'], 'w') as file:
+    file.write(' '.join(str(task.pid) for task in tasks))
 listen()
 codes = [task.wait() for task in tasks]
 sys.exit(max(code if code >= 0 else 128 - code for code in codes))
+"""
+
+
+SCANCEL = """
+[ "$1" = --signal=TERM ] && [ "$2" = "$SLURM_JOB_ID" ] || exit 1
+[ ! -s "$STEP" ] || kill -TERM $(cat "$STEP")
 """
 
 
@@ -55,6 +64,7 @@ def cluster(tmp_path):
     folder = tmp_path / 'bin'
     folder.mkdir()
     stub(folder, 'srun', SRUN, sys.executable)
+    stub(folder, 'scancel', SCANCEL)
     stub(folder, 'scontrol', f'echo "$@" >> {tmp_path}/scontrol')
     job = next(n for n in range(7000, 11000) if is_free(n % 2**12 + 2**16 - 2**12))
     environment = {
@@ -63,6 +73,7 @@ def cluster(tmp_path):
         'SLURM_SUBMIT_DIR': str(ROOT),
         'SLURM_JOB_ID': str(job),
         'SLURM_NTASKS': '2',
+        'STEP': str(tmp_path / 'step'),  # the tasks' process numbers, between the stand-ins
         'SLURM_STEP_NODELIST': 'localhost',
         'SLURM_STEP_NUM_NODES': '1',
     }
@@ -117,7 +128,9 @@ def test_shellcheck_has_nothing_to_say(script):
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGTERM])
 @pytest.mark.parametrize('script', ['slurm.sbatch', 'slurm_sweep.sbatch'])
-def test_a_job_that_is_told_to_end_saves_and_is_queued_again(cluster, tmp_path, script, number):
+def test_a_job_told_to_end_saves_and_only_one_out_of_time_is_queued_by_us(
+    cluster, tmp_path, script, number
+):
     folder, environment = cluster
     stub(
         folder,
@@ -134,7 +147,11 @@ def test_a_job_that_is_told_to_end_saves_and_is_queued_again(cluster, tmp_path, 
     process.send_signal(number)
     code, output = ended(process, 60)
     assert code == 75, output
-    assert (tmp_path / 'scontrol').read_text() == f'requeue {environment["SLURM_JOB_ID"]}\n'
+    if number == signal.SIGUSR1:
+        queued = f'requeue {environment["SLURM_JOB_ID"]}\n'
+        assert (tmp_path / 'scontrol').read_text() == queued
+    else:  # preempted, which SLURM sees to, or cancelled
+        assert not (tmp_path / 'scontrol').exists()
 
 
 @pytest.mark.parametrize('code', [0, 1, 2])
@@ -228,11 +245,13 @@ def test_a_node_has_a_process_for_each_gpu(tmp_path, fast, flags):
     assert said == [f'[{i}] {i} 3 {flags}: train x.py --batch 8' for i in range(3)] + ['extra cuda']
 
 
-def test_a_slice_gets_the_code_and_starts_it_on_every_host(tmp_path):
+@pytest.fixture
+def slice_(tmp_path):
+    """`launch/tpu_vm.sh` for a slice of one host, a folder, which does there what it is told."""
     script, folder, environment = copied('tpu_vm.sh', tmp_path)
     checkout, home = script.parents[1], tmp_path / 'host'
+    shutil.copy(LAUNCH / 'tpu_host.sh', checkout / 'launch')
     home.mkdir()
-    # The host of the stand-in is a folder; what it is told to run, it runs there.
     stub(
         folder,
         'gcloud',
@@ -243,30 +262,78 @@ case "$4" in
     ssh) cd {home} && bash -c "${{@: -1}}" ;;
 esac""",
     )
-    stub(folder, 'ssljax', 'pwd; printf "<%s>" "$@"')
     (checkout / 'launch' / 'environment.sh').write_text('echo "extra $1"\n')
-    for git in (
-        ('init', '-q'),
-        ('add', '.'),
-        ('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'all'),
-    ):
-        subprocess.run(['git', *git], cwd=checkout, check=True)
-    done = subprocess.run(
-        [script, 'pod', 'us-x', 'a b.py', '--folder', 'gs://c/$d'],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    committed(checkout, 'init', '-q')
+
+    def command(*arguments):
+        return subprocess.Popen(
+            [script, 'pod', 'us-x', *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    yield checkout, folder, home, command
+    with contextlib.suppress(OSError, ValueError):
+        os.killpg(int((home / '.ssljax.pid').read_text()), signal.SIGKILL)
+
+
+def committed(checkout, *first):
+    commit = ('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'all')
+    for git in (first, ('add', '-A'), commit):
+        if git:
+            subprocess.run(['git', *git], cwd=checkout, check=True)
+
+
+def test_a_slice_gets_the_code_and_starts_it_on_every_host(slice_, tmp_path):
+    checkout, folder, home, command = slice_
+    stub(folder, 'ssljax', 'pwd; printf "<%s>" "$@"; exit 75')
+    (checkout / 'gone.py').touch()
+    committed(checkout)
+    code, said = ended(command('a b.py', '--folder', 'gs://c/$d'), 60)
+    assert said.splitlines() == [
         'extra tpu',
         str(home / 'ssljax'),
         '<train><a b.py><--folder><gs://c/$d><--distributed>',
     ]
+    assert code == 75
     told = (tmp_path / 'told').read_text().splitlines()
     assert len(told) == 2 and all('--zone us-x --worker all' in line for line in told)
-    assert subprocess.run([script, 'pod'], env=environment, capture_output=True).returncode == 2
+    # The next commit takes the place of this one; what pip has installed stays.
+    (home / 'ssljax' / '.venv').mkdir()
+    assert (home / 'ssljax' / 'gone.py').exists()
+    (checkout / 'gone.py').unlink()
+    committed(checkout)
+    assert ended(command('x.py'), 60)[0] == 75
+    assert not (home / 'ssljax' / 'gone.py').exists() and (home / 'ssljax' / '.venv').exists()
+    heads = [
+        subprocess.check_output(['git', 'rev-parse', 'HEAD'], cwd=where)
+        for where in (checkout, home / 'ssljax')
+    ]
+    assert heads[0] == heads[1]  # which run.json names
+    assert ended(command(), 60)[0] == 2
+
+
+def test_a_run_on_a_slice_outlives_the_connection_and_stops_when_told(slice_):
+    _, folder, _, command = slice_
+    stub(
+        folder, 'ssljax', 'trap "echo saved; exit 75" TERM; echo step; while :; do sleep 0.1; done'
+    )
+    first = command('x.py')
+    assert [first.stdout.readline() for _ in range(2)] == ['extra tpu\n', 'step\n']
+    os.killpg(first.pid, signal.SIGKILL)  # the laptop is closed
+    code, said = ended(command('x.py'), 60)
+    assert code == 2 and 'a run is going on here: launch/tpu_vm.sh pod us-x --show' in said
+    watching = command('--show')
+    assert [watching.stdout.readline() for _ in range(2)] == ['extra tpu\n', 'step\n']
+    code, said = ended(command('--stop'), 60)
+    assert code == 75 and said.splitlines()[-1] == 'saved'
+    code, last = ended(watching, 60)
+    assert code == 75 and last.endswith('saved\n')
+    assert ended(command('--show'), 60) == (75, said)
+    assert ended(command('--stop'), 60) == (75, said)
 
 
 LABEL = re.compile(r'[a-z]([-a-z0-9]{0,61}[a-z0-9])?')
