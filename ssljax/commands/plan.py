@@ -165,7 +165,11 @@ def _largest(
 
     def fits(batch: int) -> bool:
         console.print(f'batch {batch:,}: ', end='')
-        session = session_of(dataclasses.replace(experiment, batch=batch), options, at)
+        try:
+            session = session_of(dataclasses.replace(experiment, batch=batch), options, at)
+        except ValueError as error:  # such as a queue that has to hold the batch
+            console.print(f'refused: {error}', markup=False)
+            return False
         step = compiled(session)
         if not isinstance(step, Step):
             console.print(f'{scaled(step.used, "B", 1024)} a chip, does not fit')

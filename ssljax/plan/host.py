@@ -37,11 +37,14 @@ def host(data: Signature, batch: int, chips: int, images: float, rate: float | N
         batch: images a step, over all chips.
         chips: number of them.
         images: by second, over all chips.
-        rate: images by second that one core makes; None for what was measured.
+        rate: images by second that one core makes; None for what was measured of two views of
+            the largest size, less in proportion where there are more pixels to make than these.
     """
     pixels = sum(views * size * size for _, (views, size) in data.views)
     side = max(size for _, (_, size) in data.views)
-    rate = RATES['photographs' if side >= LARGE else 'small'] if rate is None else rate
+    if rate is None:
+        # An image is decoded once, so that a single view does not take half the time.
+        rate = RATES['photographs' if side >= LARGE else 'small'] / max(1, pixels / (2 * side**2))
     return Host(
         bytes=pixels * data.channels * math.ceil(batch / chips),
         rate=rate,

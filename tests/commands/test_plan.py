@@ -1,12 +1,17 @@
 """`ssljax plan` as a person meets it, on the devices at hand."""
 
+import dataclasses
 import json
 import re
+from unittest import mock
 
 import jax
 import pytest
+from rich.console import Console
 
 from ssljax import cli
+from ssljax.commands import plan
+from ssljax.definitions import load_experiment
 from ssljax.plan import planning
 from ssljax.plan.chips import CHIPS
 from ssljax.plan.memory import TooLarge
@@ -108,6 +113,18 @@ def test_the_largest_batch_is_found_and_planned_for(monkeypatch, capsys):
     ]  # fmt: skip
     assert 'largest batch that fits: 24 on here' in said
     assert 'of 24 images on 8 chips' in said
+
+
+def test_a_batch_that_the_method_refuses_is_too_large(monkeypatch, capsys):
+    file, at = 'experiments/moco_v2_fashion_mnist.py', Topology('here', jax.devices(), CHIPS['v5e'])
+    small = mock.Mock(spec=planning.Step, memory=mock.Mock(total=1.0))
+    monkeypatch.setattr(planning, 'compiled', lambda session: small)
+    experiment = dataclasses.replace(load_experiment(file), batch=64)
+    options = cli.Plan(experiment=file, topology='here')
+    session, step = plan._largest(experiment, options, at, Console())
+    # A queue of 2,048 keys holds no larger batch.
+    assert session.run.batch == 2048 and step is small
+    assert 'batch 4,096: refused: ' in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_said_with_what_to_do(monkeypatch, capsys):

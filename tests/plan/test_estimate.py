@@ -55,6 +55,10 @@ def test_the_input_of_a_chip():
     assert fed.cores == 2.0
     assert host(two, 4096, 16, 1.0, None).rate == RATES['photographs']
     crops = Signature((('image', (2, 224)), ('local', (6, 96))), 3, 1000, 1000)
-    assert host(crops, 16, 16, 1.0, None).bytes == 3 * (2 * 224**2 + 6 * 96**2)
+    fed = host(crops, 16, 16, 1.0, None)
+    assert fed.bytes == 3 * (2 * 224**2 + 6 * 96**2)
+    assert fed.rate == pytest.approx(RATES['photographs'] / (1 + 6 * 96**2 / (2 * 224**2)))
+    one = Signature((('image', (1, 224)),), 3, 1000, 1000)
+    assert host(one, 16, 16, 1.0, None).rate == RATES['photographs']
     small = Signature((('image', (2, 28)),), 1, 10, 1000)
     assert host(small, 16, 16, 1.0, None).rate == RATES['small']
