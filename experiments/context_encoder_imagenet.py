@@ -6,13 +6,14 @@ Needs `imagenet2012` prepared by TFDS as ArrayRecord. The sizes and rates of the
 inpainting (arXiv 1604.07379): L2 0.999 and adversarial 0.001, rim of 4 pixels, Adam with beta1 0.5
 and rates 2e-3 and 2e-4, batch 64. It gives no accuracy for these weights. The published features,
 56.5% on VOC07 classification, 44.5% detection and 29.7% segmentation, are an AlexNet's, trained
-with L2 alone on random regions (`--method.adversarial_weight 0.0` and `Region()` as the hole;
-quoted from memory and not re-checked). Not run here.
+with L2 alone on random regions (quoted from memory and not re-checked): in a file of your own,
+`adversarial_weight=0.0`, `hole=Region()` and `optimizer=adam(2e-3)`, as there is no discriminator
+then. Not run here.
 
-The code resizes a picture's shorter side to 350 pixels and cuts 128: squares of 7% to 13% of its
-area here. It holds all biases of convolutions at 0, where these have none, and moves the
-discriminator first and then the generator, where these move at once. The length is the paper's 100
-thousand steps (from memory); the code is set to 500 passes over data of any size.
+The code resizes a picture's shorter side to 350 pixels and cuts 128. It holds all biases of
+convolutions at 0, where these have none, and moves the discriminator first and then the generator,
+where these move at once. The length is the paper's 100 thousand steps (from memory); the code is
+set to 500 passes over data of any size.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment
@@ -39,7 +40,7 @@ def config() -> Experiment:
             adversarial_weight=0.001,
             fill=tuple(2 * color / 255 - 1 for color in MEAN_COLOR),
         ),
-        recipe=CropFlip(size=128, scale=(0.07, 0.134), ratio=(1.0, 1.0), mean=(0.5,), std=(0.5,)),
+        recipe=CropFlip(size=128, square=128 / 350, mean=(0.5,), std=(0.5,)),
         data=Data(
             name='imagenet2012',
             train='train[:99%]',

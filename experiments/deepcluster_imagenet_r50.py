@@ -34,7 +34,7 @@ def config() -> Experiment:
             components=256,
             iterations=20,
         ),
-        recipe=CropFlip(size=224),
+        recipe=CropFlip(size=224, interpolation='bilinear'),
         data=Data(
             name='imagenet2012',
             train='train[:99%]',

@@ -44,6 +44,7 @@ def config() -> Experiment:
             saturation=0.4,
             hue=0.1,
             blur=0.0,
+            interpolation='bilinear',
             evaluation_crop=1.0,
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2023, 0.1994, 0.2010),

@@ -50,6 +50,7 @@ def config() -> Experiment:
             jitter=0.8,
             gray=0.2,
             blur=0.5,
+            interpolation='bilinear',
         ),
         data=Data(
             name='imagenet2012',

@@ -5,12 +5,12 @@
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published top-1: 76.7 by a linear probe, 83.2
 fine-tuned. Not run here: it needs a pod.
 
-AdamW with learning rate 1.5e-4 x batch / 256 = 2.4e-3, weight decay 0.1, 40 epochs of warmup,
-cosine decay; temperature 0.2; the momentum of the key encoder rises from 0.99 to 1 along a cosine.
-Positions are fixed sines and cosines, and the projection of the patches stays as it was drawn: the
-paper found that spikes of its gradient are what makes ViTs unstable (section 4.2). Projector of
-three layers, predictor of two, each ending in a BatchNorm without parameters. bfloat16 computation
-in the encoder; heads, parameters and loss in float32.
+AdamW with learning rate 1.5e-4 x batch / 256 = 2.4e-3, weight decay 0.1 on all parameters, 40
+epochs of warmup, cosine decay; temperature 0.2; the momentum of the key encoder rises from 0.99 to
+1 along a cosine. Positions are fixed sines and cosines, and the projection of the patches stays as
+it was drawn: the paper found that spikes of its gradient are what makes ViTs unstable (section
+4.2). Projector of three layers, predictor of two, each ending in a BatchNorm without parameters.
+bfloat16 computation in the encoder; heads, parameters and loss in float32.
 """
 
 import math
@@ -48,6 +48,7 @@ def config() -> Experiment:
             learning_rate=1.5e-4,
             scaling='linear',
             weight_decay=0.1,
+            exclude=(),
             warmup_epochs=40.0,
             frozen=(('^encoder/patch/', math.inf),),
         ),

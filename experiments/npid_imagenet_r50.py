@@ -45,6 +45,7 @@ def config() -> Experiment:
             jitter=1.0,
             gray=0.2,
             blur=0.0,
+            interpolation='bilinear',
         ),
         data=Data(
             name='imagenet2012',

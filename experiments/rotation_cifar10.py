@@ -10,8 +10,8 @@ probes that block, averaged over its positions. Not run to its end here.
 
 SGD with Nesterov momentum at batch 128 (512 images), rate 0.1, a fifth of it at epochs 60, 120 and
 160, weight decay 5e-4 on everything, as in the released configuration. Its crops are of 32 pixels
-after a border of 4 black ones; these are the same sizes of squares without the border, enlarged:
-64% to 100% of the picture. And 5,000 training images are held out for validation.
+after a border of 4 black ones, which show 28 to 32 of them each way; these are squares of as much
+of the picture, 77% to 100%, enlarged. And 5,000 training images are held out for validation.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment
@@ -30,7 +30,7 @@ def config() -> Experiment:
         method=Rotation(encoder=NIN(blocks=4)),
         recipe=CropFlip(
             size=32,
-            scale=(0.64, 1.0),
+            scale=(0.766, 1.0),
             ratio=(1.0, 1.0),
             evaluation_crop=1.0,
             mean=(0.4914, 0.4822, 0.4465),

@@ -7,8 +7,8 @@ Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published linear top-1: 48
 AlexNet, 38.7 at best, and the best known a RevNet-50 of four times the width, 55.4 (arXiv
 1901.09005). Not run here: it needs a pod.
 
-SGD with momentum 0.9 and rate 0.1 x batch / 256, warmed up over 5 epochs, a tenth of it at epochs
-30, 60, 90 and 100; weight decay 1e-4. VISSL turns every image once, at random; here, as in RotNet,
+SGD with momentum 0.9 and rate 0.1 x batch / 256, a tenth of it at epochs 30, 60, 90 and 100; weight
+decay 1e-4 on all but BatchNorm. VISSL turns every image once, at random; here, as in RotNet,
 each is seen in all four rotations, so that a batch of 256 is 1,024 images. bfloat16 computation in
 the encoder; classifier, parameters and loss in float32.
 """
@@ -27,7 +27,7 @@ def config() -> Experiment:
     """The experiment."""
     return Experiment(
         method=Rotation(encoder=ResNet(depth=50, stem='imagenet', dtype='bfloat16')),
-        recipe=CropFlip(size=224),
+        recipe=CropFlip(size=224, interpolation='bilinear'),
         data=Data(
             name='imagenet2012',
             train='train[:99%]',
@@ -37,10 +37,10 @@ def config() -> Experiment:
         optimizer=SGD(
             learning_rate=0.1,
             scaling='linear',
-            warmup_epochs=5.0,
             decay='steps',
             milestones=(30.0, 60.0, 90.0, 100.0),
             weight_decay=1e-4,
+            exclude=('norm[^/]*/(scale|bias)$',),
         ),
         batch=256,
         epochs=105.0,

@@ -5,8 +5,9 @@
 Needs `cifar10` prepared by TFDS (`ssljax train` says how where it is not). The README of that code
 gives about 91% linear top-1 for a ResNet-18 (1,000 epochs, batch 512); the paper's own 94.0
 (arXiv 2002.05709, appendix B.9) is a ResNet-50's. Unlike there, 5,000 training images are kept back
-for validation, and images are normalised by their mean and deviation. Not run to its end here: it
-is 1,000 epochs of a network for an accelerator.
+for validation, images are normalised by their mean and deviation, and the loss is the paper's, half
+of that code's: biases and BatchNorm, which LARS does not scale, take half its steps. Not run to its
+end here: it is 1,000 epochs of a network for an accelerator.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment

@@ -1,16 +1,17 @@
 """SimCLR on ImageNet with a ResNet-50 at 1x, 2x or 4x width, at batch 4096 (arXiv 2002.05709).
 
-    ssljax train experiments/simclr_imagenet_r50.py                               # 1x
-    ssljax train experiments/simclr_imagenet_r50.py --method.encoder.width 2      # 2x
-    ssljax train experiments/simclr_imagenet_r50.py --method.encoder.width 4      # 4x
+    ssljax train experiments/simclr_imagenet_r50.py                               # 1x, or with
+
+    --method.encoder.width 2 --method.head.widths 4096 128                        # 2x
+    --method.encoder.width 4 --method.head.widths 8192 128                        # 4x
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. The paper's linear top-1/top-5 after 1,000
 epochs (table 6): 69.3/89.0 (1x), 74.2/92.0 (2x), 76.5/93.2 (4x), with 24M, 94M and 375M parameters.
 Not run here: it needs a pod.
 
 LARS with learning rate 0.3 x batch / 256 = 4.8, weight decay 1e-6, 10 epochs of warmup, cosine
-decay; temperature 0.1; views of strength 1 with blur. bfloat16 computation, float32 parameters and
-loss.
+decay; temperature 0.1; views of strength 1 with blur; the head is as wide as the features. bfloat16
+computation in the encoder; parameters, head and loss in float32.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment

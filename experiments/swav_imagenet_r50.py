@@ -27,7 +27,7 @@ PARAMETERS = 23_508_032
 def config() -> Experiment:
     """The experiment."""
     return Experiment(
-        method=SwAV(encoder=ResNet(depth=50, stem='imagenet', dtype='bfloat16')),
+        method=SwAV(encoder=ResNet(depth=50, stem='imagenet', zero_init=False, dtype='bfloat16')),
         recipe=MultiCrop(
             size=224,
             scale=(0.14, 1.0),
@@ -41,6 +41,7 @@ def config() -> Experiment:
             blur=(0.5, 0.5),
             solarize=(0.0, 0.0),
             local_blur=0.5,
+            interpolation='bilinear',
         ),
         data=Data(
             name='imagenet2012',

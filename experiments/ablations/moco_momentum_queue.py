@@ -3,8 +3,8 @@
     ssljax sweep experiments/ablations/moco_momentum_queue.py
 
 Figure 3 and the table on momentum of arXiv 1911.05722, as one grid. With momentum 0 the keys are
-made by the encoder itself, one step old. Queues are those of 7,000 images: from one batch to more
-than half an epoch.
+made by the encoder itself, and only those in the queue are by older ones. Queues are those of 7,000
+images: from one batch to more than half an epoch.
 """
 
 import dataclasses

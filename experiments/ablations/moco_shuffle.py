@@ -3,7 +3,7 @@
     ssljax sweep experiments/ablations/moco_shuffle.py
 
 Without shuffling, a query and its key are normalised in the same group of the batch, whose
-statistics give the pair away (arXiv 1911.05722, figure 8). With one group there is nothing to
+statistics give the pair away (arXiv 1911.05722, figure A.1). With one group there is nothing to
 shuffle: every key has the same statistics.
 """
 

@@ -7,7 +7,8 @@ the batch. g_enc is kept. van den Oord, Li, Vinyals 2018, arXiv 1807.03748, sect
 
 Views: one of each image, whose colours say less than its shapes. The paper, quoted from memory and
 not re-checked: a crop of 256 of 300 pixels, a flip, no colour; `SimCLRViews` with `count=1,
-size=256, scale=(0.73, 0.73), ratio=(1.0, 1.0), jitter=0.0, gray=1.0, blur=0.0`.
+size=256, square=256 / 300, jitter=0.0, blur=0.0` and a high `gray`, but below 1: images are
+evaluated in colour.
 """
 
 import dataclasses

@@ -152,7 +152,8 @@ class ViT(nn.Module):
         )
         x = x + places.astype(x.dtype)
         if self.cls:
-            token = self.param('cls', nn.initializers.normal(0.02), (self.width,), jnp.float32)
+            start = nn.initializers.normal(1e-6 if self.initial == 'xavier_apart' else 0.02)
+            token = self.param('cls', start, (self.width,), jnp.float32)
             first = jnp.broadcast_to(token + ahead, (x.shape[0], 1, self.width))
             x = jnp.concatenate([first.astype(x.dtype), x], axis=1)
         factors = self._factors(train, keys)

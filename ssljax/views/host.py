@@ -69,12 +69,15 @@ class RandomCrop:
         scale: least and greatest share of the picture's area, drawn uniformly.
         ratio: least and greatest width / height, drawn log-uniformly.
         flip: probability of a left-right flip.
+        square: instead of an area and a ratio, the side of a square as a share of the picture's
+            shorter side: what resizing that side to 300 pixels and cutting 256 comes to.
     """
 
     resize: Resize
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    square: float | None = None
 
     def check(self) -> None:
         """Raises ValueError if a field is out of range."""
@@ -86,6 +89,10 @@ class RandomCrop:
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f'ratio is {self.ratio}; give width / height, 0 < low <= high')
+        if self.square is not None and not 0 < self.square <= 1:
+            raise ValueError(
+                f'square is {self.square}; give a share of the shorter side in (0, 1], or None'
+            )
 
 
 def random_views(picture: Picture, seed: Tensor, count: int, crop: RandomCrop) -> Tensor:
@@ -130,7 +137,7 @@ def sample_windows(height: Tensor, width: Tensor, draws: Tensor, crop: RandomCro
         height: of the picture in pixels.
         width: of the picture in pixels.
         draws: uniform numbers in [0, 1), [v, 2 * TRIES + 2].
-        crop: gives `scale` and `ratio`.
+        crop: gives `scale` and `ratio`, or `square`, which always fits.
 
     Returns:
         int32 [v, 4]: top, left, height, width, always inside the picture.
@@ -142,7 +149,10 @@ def sample_windows(height: Tensor, width: Tensor, draws: Tensor, crop: RandomCro
     (low, high), (narrow, wide) = crop.scale, crop.ratio
     edge = tf.sqrt((low + (high - low) * area) * tf.reduce_prod(sides))
     stretch = tf.exp((math.log(narrow) + math.log(wide / narrow) * aspect) / 2)
-    windows = tf.maximum(tf.round(tf.stack([edge / stretch, edge * stretch], 2)), 1.0)
+    windows = tf.stack([edge / stretch, edge * stretch], 2)
+    if crop.square is not None:
+        windows = tf.fill(tf.shape(windows), crop.square * tf.reduce_min(sides))
+    windows = tf.maximum(tf.round(windows), 1.0)
 
     # The fallback stands last and always fits, so the first that fits always exists.
     fallback = tf.minimum(sides, tf.round(sides[::-1] * [1 / narrow, wide]))

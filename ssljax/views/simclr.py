@@ -23,6 +23,8 @@ class SimCLRViews(Recipe):
         scale: least and greatest share of the picture's area in a crop.
         ratio: least and greatest width / height of a crop.
         flip: probability of a left-right flip.
+        square: side of a square crop as a share of the picture's shorter side, in place of `scale`
+            and `ratio`.
         strength: multiplies the four amplitudes of the jitter, the paper's s.
         brightness: amplitude: the factor is uniform in [max(0, 1 - b), 1 + b], b = s * brightness.
         contrast: likewise, around the mean grey level.
@@ -42,6 +44,7 @@ class SimCLRViews(Recipe):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    square: float | None = None
     strength: float = 1.0
     brightness: float = 0.8
     contrast: float = 0.8
@@ -67,7 +70,7 @@ class SimCLRViews(Recipe):
 
     def random_crop(self) -> host.RandomCrop:
         """The distribution of windows and flips."""
-        return host.RandomCrop(self.resize(), self.scale, self.ratio, self.flip)
+        return host.RandomCrop(self.resize(), self.scale, self.ratio, self.flip, self.square)
 
     def photometric(self) -> device.Photometric:
         """The distribution of what happens to the colours."""

@@ -17,6 +17,8 @@ class CropFlip(Recipe):
         scale: least and greatest share of the picture's area in a crop.
         ratio: least and greatest width / height of a crop.
         flip: probability of a left-right flip.
+        square: side of a square crop as a share of the picture's shorter side, in place of `scale`
+            and `ratio`.
 
     Reference:
         Szegedy et al. 2014, Going Deeper with Convolutions, arXiv 1409.4842, section 6.
@@ -25,6 +27,7 @@ class CropFlip(Recipe):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    square: float | None = None
 
     def views(self) -> dict[str, tuple[int, int]]:
         """One view of `size` pixels, under `image`."""
@@ -40,7 +43,7 @@ class CropFlip(Recipe):
 
     def random_crop(self) -> host.RandomCrop:
         """The distribution of windows and flips."""
-        return host.RandomCrop(self.resize(), self.scale, self.ratio, self.flip)
+        return host.RandomCrop(self.resize(), self.scale, self.ratio, self.flip, self.square)
 
     def check(self, channels: int) -> None:
         """Raises ValueError if a field is out of range."""

@@ -293,6 +293,15 @@ def test_queries_keys_and_values_start_as_one_matrix_or_as_three(initial, bound)
     assert np.abs(init['linear1']['kernel']).max() <= (6 / (64 + 256)) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ('initial', 'deviation'), [('normal', 0.02), ('xavier', 0.02), ('xavier_apart', 1e-6)]
+)
+def test_the_class_token_starts_near_zero_and_nearer_for_moco_v3(initial, deviation):
+    module = ViT(width=1024, depth=1, heads=2, patch=4, size=16, initial=initial)
+    token = module.init(jax.random.key(0), images(1), train=False)['params']['cls']
+    assert 0.9 * deviation < np.std(token) < 1.1 * deviation
+
+
 def test_small_and_hashable_and_back_from_json():
     small = vit('L', 14, position='sincos').smoke()
     assert features(small)(fresh(small, (1, 32, 32, 3)), images(1, 32, 32))['pool'].shape == (1, 32)

@@ -109,6 +109,16 @@ def test_where_no_window_fits_the_largest_central_one_is_taken(shape, window):
     assert (windows_of(*shape, draws, crop) == window).all()
 
 
+@pytest.mark.parametrize('shape', [(375, 500), (500, 333), (300, 300)])
+def test_square_windows_are_as_after_resizing_and_go_everywhere(shape):
+    crop = RandomCrop(Resize(224), square=256 / 300)
+    tops, lefts, heights, widths = windows_of(*shape, uniforms(2000), crop).T
+    side = round(min(shape) * 256 / 300)
+    assert (heights == side).all() and (widths == side).all()
+    for places, length in zip((tops, lefts), shape, strict=True):
+        assert set(places.tolist()) == set(range(length - side + 1))
+
+
 def cubic(x):
     """Keys' kernel with a = -0.5."""
     x = np.abs(x)
@@ -254,6 +264,8 @@ def test_center_crop_is_the_central_square(shape, share):
         ({'scale': (0.5, 1.5)}, 'scale is'),
         ({'ratio': (1.2, 0.8)}, 'ratio is'),
         ({'flip': 1.5}, 'flip is'),
+        ({'square': 0.0}, 'square is'),
+        ({'square': 1.1}, 'square is'),
     ],
 )
 def test_check_says_what_to_change(fields, says):
