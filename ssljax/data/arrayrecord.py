@@ -5,17 +5,21 @@ import difflib
 import hashlib
 import json
 import os
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from ssljax.data import splits
+from ssljax.data.faults import patiently
 from ssljax.data.graph import Tensor, tensorflow
 from ssljax.data.sources import Labels, Source
 
 _BLOCK = 4096
 _ASKED_AT_ONCE = 32
+_DAMAGED = re.compile('(Corrupted|Invalid) Riegeli/records file|ArrayRecord file should be')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +54,14 @@ class Records(Source):
         tf = tensorflow()
 
         def read(wanted: np.ndarray) -> np.ndarray:
-            return np.array(self.reader.__getitems__(wanted.tolist()), object)
+            try:
+                return np.array(self.reader.__getitems__(wanted.tolist()), object)
+            except RuntimeError as error:
+                # The reader has this type for all that happens to it. TensorFlow makes of a
+                # ValueError an InvalidArgument, which is the data's own, of any other an Unknown.
+                if _DAMAGED.search(str(error)):
+                    raise ValueError(str(error)) from error
+                raise
 
         raw = tf.ensure_shape(tf.numpy_function(read, [indices], tf.string), [None])
         image, label = self.keys
@@ -67,17 +78,22 @@ class Records(Source):
         """Read from the records, all of them; -1 for one that cannot be read."""
         if self.keys[1] is None:
             return None
-        blocks = np.split(np.arange(self.examples), range(_BLOCK, self.examples, _BLOCK))
-        return np.concatenate([self._labels(block) for block in blocks])
-
-    def _labels(self, indices: np.ndarray) -> Labels:
         tf = tensorflow()
-        try:
-            return self.records(tf.constant(indices))['label'].numpy()
-        except (tf.errors.OpError, RuntimeError):  # the latter from the reader
-            if len(indices) == 1:
-                return np.array([-1], np.int32)
-            return np.concatenate([self._labels(half) for half in np.array_split(indices, 2)])
+        # As a graph, whose errors are TensorFlow's, those of the reader too.
+        number = tf.TensorSpec([None], tf.int64)
+        read = tf.function(self.records, input_signature=[number], autograph=False)
+        blocks = np.split(np.arange(self.examples), range(_BLOCK, self.examples, _BLOCK))
+        return np.concatenate([_labels(read, block) for block in blocks])
+
+
+def _labels(read: Callable[[Tensor], dict[str, Tensor]], indices: np.ndarray) -> Labels:
+    tf = tensorflow()
+    try:
+        return patiently(lambda: read(tf.constant(indices))['label'].numpy())
+    except tf.errors.OpError:
+        if len(indices) == 1:
+            return np.array([-1], np.int32)
+        return np.concatenate([_labels(read, half) for half in np.array_split(indices, 2)])
 
 
 def load(name: str, split: str) -> Source:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ssljax.data.faults import of_data, patiently
 from ssljax.data.graph import Tensor, cores, tensorflow
 from ssljax.data.stream import Examples
 
@@ -23,10 +24,15 @@ class Batches(Iterator):
 
     It begins on the fast graph, which a corrupt record stops; from the batch that holds the first
     one on, the careful graph is used, which gives the same bytes and is somewhat slower. What a
-    batch holds is a function of its places, so neither timing nor the switch changes anything.
+    batch holds is a function of its places, so neither timing nor the switch changes anything. Nor
+    does a disk or network that fails for a while: a batch that it has touched is made again.
 
     Attributes:
         step: number of the batch that comes next.
+
+    Raises:
+        CorruptDataError: on `next`, if too many records are corrupt, or none can stand in for one.
+        UnreachableDataError: on `next`, if reading keeps failing of something else.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class Batches(Iterator):
         size: int,
         span: tuple[int, int],
         max_corrupt: float,
+        judged_from: int,
         finish: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]],
     ):
         """Builds the graph.
@@ -43,15 +50,18 @@ class Batches(Iterator):
             examples: the sequence to cut into batches.
             size: examples a batch.
             span: first place and the one behind the last.
-            max_corrupt: share of the source's examples that may be corrupt.
+            max_corrupt: share of the examples seen here that may be corrupt, each counted once.
+            judged_from: so many count as seen from the start: the share of a few says nothing.
             finish: (batch, the record used for each row) -> the batch as it is given.
         """
         self._examples = examples
         self._size = size
         self._places = span
         self._max_corrupt = max_corrupt
+        self._judged_from = judged_from
         self._finish = finish
         self._corrupt: set[int] = set()
+        self._seen = 0
         self._careful = False
         self.step = span[0] // size
         # Held in a list that is emptied before the interpreter ends: threads of the iterator that
@@ -65,33 +75,50 @@ class Batches(Iterator):
         return tuple(sorted(self._corrupt))
 
     def __next__(self) -> dict[str, np.ndarray]:
-        tf = tensorflow()
-        try:
-            batch = dict(next(self._iterator[0]))
-        except tf.errors.OpError as error:
-            batch = self._recover(error)
+        batch = patiently(self._take)
         self.step += 1
         used = batch.pop('used')
         self._count(batch['index'], used)
         return self._finish(batch, used)
 
-    def _recover(self, error: Exception) -> dict[str, np.ndarray]:
-        """The batch that failed, from the careful graph; or an error that says what is wrong."""
+    def _take(self) -> dict[str, np.ndarray]:
+        """The next batch. After an error it is the next one still, made from the start."""
         tf = tensorflow()
-        if not self._careful:
-            _log.warning('batch %d holds a corrupt record; going on carefully', self.step)
-            self._careful = True
-            start = self.step * self._size
-            self._iterator[:] = [self._run(self._examples.careful(start, self._places[1]))]
-            try:
-                return dict(next(self._iterator[0]))
-            except tf.errors.OpError as again:
-                error = again
+        try:
+            return self._confirmed()
+        except tf.errors.OpError as error:
+            self._iterator.clear()
+            if not of_data(error):
+                raise
+            if self._careful:
+                raise self._hopeless() from error
+        _log.warning('batch %d holds a corrupt record; going on carefully', self.step)
+        self._careful = True
+        return self._take()
+
+    def _confirmed(self) -> dict[str, np.ndarray]:
+        """The next batch, its substitutes being for corrupt records indeed."""
         first = self.step * self._size
-        raise CorruptDataError(
-            f'batch {self.step} cannot be made, nor can neighbours stand in for its records: '
-            f'{self._examples.diagnosis(first, min(first + self._size, self._places[1]))}'
-        ) from error
+        if not self._iterator:
+            graph = self._examples.careful if self._careful else self._examples.fast
+            self._iterator.append(self._run(graph(first, self._places[1])))
+        batch = dict(next(self._iterator[0]))
+        for row in np.flatnonzero(batch['index'] != batch['used']):
+            if self._examples.stand_in(first + int(row))[0] != batch['used'][row]:
+                raise _passed(self._examples.source.where(int(batch['index'][row])))
+        return batch
+
+    def _hopeless(self) -> Exception:
+        """What is to be said of a batch that not even the careful graph can make."""
+        first = self.step * self._size
+        for place in range(first, min(first + self._size, self._places[1])):
+            record, wrong = self._examples.stand_in(place)
+            if record < 0:
+                return CorruptDataError(
+                    f'batch {self.step} cannot be made, nor can neighbours stand in for its '
+                    f'records: {wrong}'
+                )
+        return _passed(f'batch {self.step}')
 
     def _run(self, examples: Tensor) -> Iterator[dict[str, np.ndarray]]:
         tf = tensorflow()
@@ -105,16 +132,25 @@ class Batches(Iterator):
 
     def _count(self, index: np.ndarray, used: np.ndarray) -> None:
         source = self._examples.source
+        self._seen += len(index)
         for row in np.flatnonzero(index != used):
             if int(index[row]) in self._corrupt:
                 continue
             self._corrupt.add(int(index[row]))
             instead = 'left out' if used[row] < 0 else f'record {used[row]} stands in for it'
             _log.warning('%s is corrupt; %s', source.where(int(index[row])), instead)
-        if len(self._corrupt) > self._max_corrupt * source.examples:
+        # In later epochs records come again; of them a corrupt one is counted once.
+        of = max(min(self._seen, source.examples), self._judged_from)
+        if len(self._corrupt) > self._max_corrupt * of:
             shown = ', '.join(source.where(index) for index in self.corrupt[:5])
             raise CorruptDataError(
-                f'{len(self._corrupt)} of {source.examples} records of {source.name} are corrupt, '
+                f'{len(self._corrupt)} of {of} records of {source.name} are corrupt '
+                f'({self._seen} were read), '
                 f'more than the share of {self._max_corrupt:g} that is allowed: {shown}, ...; '
                 'repair or remove them, or raise max_corrupt'
             )
+
+
+def _passed(what: str) -> Exception:
+    """Of what failed and now does not: an error that `patiently` answers with another try."""
+    return tensorflow().errors.AbortedError(None, None, f'{what} could not be read a moment ago')

@@ -9,6 +9,7 @@ import os
 import numpy as np
 
 from ssljax.data import splits
+from ssljax.data.faults import patiently
 from ssljax.data.graph import Tensor, tensorflow
 from ssljax.data.sources import Labels, Source
 
@@ -185,17 +186,28 @@ def _channels(root: str, files: list[str]) -> int:
     """1 if all of the sampled images are grey, otherwise 3."""
     from PIL import Image
 
-    tf = tensorflow()
     modes = set()
     for index in np.linspace(0, len(files) - 1, min(len(files), _SAMPLED), dtype=int):
-        with (
-            contextlib.suppress(OSError, tf.errors.OpError),
-            tf.io.gfile.GFile(f'{root}/{files[index]}', 'rb') as stream,
-        ):
-            modes.add(Image.open(io.BytesIO(stream.read())).mode)
+        contents = _contents(f'{root}/{files[index]}')
+        with contextlib.suppress(OSError):  # Pillow's, of what is no image
+            modes.add(Image.open(io.BytesIO(contents)).mode)
     if not modes:
         raise ValueError(
             f'none of the {min(len(files), _SAMPLED)} files looked at in {root} is an image '
             f'(the first: {files[0]}); expected JPEG or PNG files'
         )
     return 1 if all(mode in ('1', 'L', 'LA', 'I', 'I;16', 'I;16B') for mode in modes) else 3
+
+
+def _contents(path: str) -> bytes:
+    """The bytes of a file; none of one that is gone."""
+    tf = tensorflow()
+
+    def read() -> bytes:
+        with tf.io.gfile.GFile(path, 'rb') as stream:
+            return stream.read()
+
+    try:
+        return patiently(read)
+    except tf.errors.OpError:
+        return b''

@@ -95,7 +95,9 @@ def _png_shape(contents: Tensor) -> Tensor:
     """Height and width from a PNG's first chunk: width, then height, big-endian, at byte 16."""
     tf = tensorflow()
     is_png = tf.equal(tf.strings.substr(contents, 0, 4), b'\x89PNG')
-    checked = tf.debugging.Assert(is_png, ['neither JPEG nor PNG'])
+    # Of a shorter one TensorFlow would quote the bytes in an error that Python cannot read.
+    has_sides = tf.strings.length(contents) >= 24
+    checked = tf.debugging.Assert(is_png & has_sides, ['neither JPEG nor PNG, or cut short'])
     with tf.control_dependencies([] if checked is None else [checked]):
         sides = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
     return tf.ensure_shape(sides[::-1], [2])

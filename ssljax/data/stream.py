@@ -1,10 +1,12 @@
 """The two ways a stream of examples is computed: fast, and carefully round corrupt records."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+from ssljax.data.faults import of_data, reason
 from ssljax.data.graph import Tensor, cores, tensorflow
 from ssljax.data.sources import Source
 
@@ -42,7 +44,9 @@ class Examples:
         """The same, with a substitute for every record that cannot be read or decoded.
 
         A block is computed as in `fast`, its errors ignored; behind it stands a version that goes
-        record by record, and the first of the two that came out whole is taken.
+        record by record, and the first of the two that came out whole is taken. A graph cannot
+        tell a corrupt record from one that is out of reach for a moment: whoever takes an example
+        that is not of its own record asks `stand_in` whether it has to be.
         """
         tf = tensorflow()
         like = self.fast(0, 1).element_spec
@@ -63,17 +67,28 @@ class Examples:
         """Records a block, and blocks read at the same time: many where reading is waiting."""
         return (1, _REMOTE_READS) if self.source.remote else (_BLOCK, cores())
 
-    def diagnosis(self, start: int, stop: int) -> str:
-        """The first of the examples that cannot be made, and why."""
+    def stand_in(self, place: int) -> tuple[int, str]:
+        """The record that an example is made of, found by trying one after the other.
+
+        Returns:
+            The first of its own record and the neighbours that can be read and decoded, or -1; and
+            what is wrong with its own, if it is another.
+
+        Raises:
+            tf.errors.OpError: one that may pass (see `faults`), as nothing can be said meanwhile.
+        """
         tf = tensorflow()
-        for place in range(start, stop):
+        wrong = ''
+        for candidate in self._near(tf.constant(place, tf.int64)).numpy():
             try:
-                next(iter(self.fast(place, place + 1)))
+                self._alone(place, candidate)
             except tf.errors.OpError as error:
-                index = self.place(tf.constant([place], tf.int64))[0]
-                reason = error.message.split('}} ')[-1].splitlines()[0]
-                return f'{self.source.where(int(index[0]))}: {reason}'
-        return 'each of them can be made alone'
+                if not of_data(error):
+                    raise
+                wrong = wrong or f'{self.source.where(int(candidate))}: {reason(error)}'
+            else:
+                return int(candidate), wrong
+        return -1, wrong
 
     def _read(self, places: Tensor) -> dict[str, Tensor]:
         index, position = self.place(places)
@@ -91,22 +106,35 @@ class Examples:
     def _rescued(self, place: Tensor, like: dict[str, Any]) -> dict[str, Tensor]:
         """One example from the first of the neighbours that can be read and decoded."""
         tf = tensorflow()
-        index, position = self.place(place[None])
-        near = (index + tf.constant(self.neighbours, tf.int64)) % self.source.examples
-
-        def attempt(candidate: Tensor) -> dict[str, Tensor]:
-            read = self.source.records(candidate[None])
-            record = {name: value[0] for name, value in read.items()}
-            made = self._example({'record': record, 'index': candidate, 'position': position[0]})
-            return {**made, 'index': tf.cast(index[0], tf.int32)}
-
-        attempts = _map(tf.data.Dataset.from_tensor_slices(near), attempt).ignore_errors()
+        attempts = tf.data.Dataset.from_tensor_slices(self._near(place))
+        attempts = _map(attempts, lambda candidate: self._made_of(place, candidate)).ignore_errors()
         if self.blank:
+            index = self.place(place[None])[0]
             zeros = {name: tf.zeros(spec.shape, spec.dtype) for name, spec in like.items()}
             marks = {name: tf.constant(-1) for name in ('used', 'label') if name in like}
             empty = {**zeros, **marks, 'index': tf.cast(index[0], tf.int32)}
             attempts = attempts.concatenate(tf.data.Dataset.from_tensors(empty))
         return attempts.take(1).get_single_element()
+
+    def _near(self, place: Tensor) -> Tensor:
+        """The record at a place and those that may stand in for it, int64, the nearest first."""
+        near = tensorflow().constant(self.neighbours, 'int64')
+        return (self.place(place[None])[0] + near) % self.source.examples
+
+    def _made_of(self, place: Tensor, candidate: Tensor) -> dict[str, Tensor]:
+        """The example at a place, under its own index, made of the record `candidate`."""
+        index, position = self.place(place[None])
+        read = self.source.records(candidate[None])
+        record = {name: value[0] for name, value in read.items()}
+        made = self._example({'record': record, 'index': candidate, 'position': position[0]})
+        return {**made, 'index': tensorflow().cast(index[0], 'int32')}
+
+    @functools.cached_property
+    def _alone(self) -> Callable[[int, int], dict[str, Tensor]]:
+        """`_made_of`, compiled once for all places."""
+        tf = tensorflow()
+        number = tf.TensorSpec([], tf.int64)
+        return tf.function(self._made_of, input_signature=[number, number], autograph=False)
 
 
 def _places(start: int, stop: int, block: int) -> Tensor:

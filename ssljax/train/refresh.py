@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ssljax.core import Now, TrainState, Tree
-from ssljax.data.pipeline import in_order
+from ssljax.data.pipeline import in_order, neighbours
 from ssljax.optim.restart import restart
 from ssljax.train.placement import shardings
 from ssljax.train.session import Session
@@ -77,6 +77,10 @@ def _features(session: Session, fn: Callable[[Tree, Tree, Array], Array]) -> Cal
 
 
 def _sweep(session: Session, embed: Callable, state: TrainState) -> Float[np.ndarray, 'examples d']:
+    """The features of all images; of a corrupt one those of the image that training shows for it.
+
+    All processes read all images, so that each of them has the same rows.
+    """
     experiment = session.experiment
     devices = session.placement.mesh.size
     size = -(-max(BATCH, experiment.evaluation.batch) // devices) * devices
@@ -88,6 +92,11 @@ def _sweep(session: Session, embed: Callable, state: TrainState) -> Float[np.nda
             embed(state.params, state.method, session.placement.put_images(batch['image']))
         )[valid]
         if rows is None:
-            rows = np.empty((session.source.examples, features.shape[1]), features.dtype)
+            rows = np.zeros((session.source.examples, features.shape[1]), features.dtype)
+            readable = np.zeros(session.source.examples, bool)
         rows[batch['index'][valid]] = features
+        readable[batch['index'][valid]] = True
+    for index in np.flatnonzero(~readable):
+        near = (index + np.array(neighbours(len(rows)))) % len(rows)
+        rows[index] = rows[near[np.argmax(readable[near])]]
     return rows

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from ssljax.data import faults
 from ssljax.data.picture import Picture
 from ssljax.data.pipeline import Stream, batches, in_order
 from ssljax.data.registry import open_source
@@ -143,6 +144,41 @@ def test_a_corrupt_record_is_replaced_by_the_next(prepare, recipe):
     np.testing.assert_array_equal(
         batch['image'][np.argsort(batch['index']), 0, 0, 0, 0], np.array(tiles)
     )
+
+
+class Interrupted:
+    """A reader whose first reads fail as those of its files do when a disk is gone for a while."""
+
+    def __init__(self, reader, times):
+        self.reader, self.times = reader, times
+
+    def __getitems__(self, wanted):
+        if self.times:
+            self.times -= 1
+            raise RuntimeError('pread() failed: Input/output error; reading tiles')
+        return self.reader.__getitems__(wanted)
+
+
+def test_a_disk_that_fails_for_a_while_corrupts_no_record_and_no_label(
+    prepare, recipe, monkeypatch
+):
+    monkeypatch.setattr(faults, 'WAITS', (0.0,) * 3)
+    builder = prepare()
+    kinds = [row['kind'] for row in builder.as_data_source('train')]
+    recipe = dataclasses.replace(recipe, size=4)
+    whole = next(batches(open_source('tiles', 'train'), recipe, Stream(12, 0)))
+    for times in (1, 3, 10**6):
+        source = open_source('tiles', 'train')
+        source = dataclasses.replace(source, reader=Interrupted(source.reader, times))
+        stream = batches(source, recipe, Stream(12, 0, max_corrupt=1.0))
+        if times > 3:
+            with pytest.raises(faults.UnreachableDataError, match=r'4 tries.*reading tiles'):
+                next(stream)
+            continue
+        np.testing.assert_array_equal(next(stream)['image'], whole['image'])
+        assert stream.corrupt == ()
+        source.reader.times = times
+        np.testing.assert_array_equal(source.labels(), kinds)
 
 
 def test_sets_that_cannot_be_read_say_how_to_prepare_them(prepare, tmp_path):

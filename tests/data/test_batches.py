@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import logging
 import pathlib
@@ -6,8 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from ssljax.data import faults, pipeline
+from ssljax.data.arrays import Arrays, from_arrays
 from ssljax.data.batches import CorruptDataError
+from ssljax.data.faults import UnreachableDataError
+from ssljax.data.folders import Folder
 from ssljax.data.pipeline import Stream, batches, in_order
 from ssljax.data.registry import open_source
 
@@ -38,6 +44,57 @@ def spoil(folder):
                 path.write_bytes(b'no picture' if how == 'text' else b'')
 
     return spoil
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flaky(Folder):
+    """Reads of some files fail: so many times, each of them."""
+
+    failures: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def records(self, indices):
+        def reach(wanted):
+            for index in map(int, wanted):
+                if self.failures.get(index, 0):
+                    self.failures[index] -= 1
+                    raise OSError(f'{self.where(index)} does not answer')
+            return wanted
+
+        reached = tf.numpy_function(reach, [indices], tf.int64)
+        return super().records(tf.ensure_shape(reached, [None]))
+
+
+def flaky(source, failures):
+    held = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    return Flaky(**held, failures=dict(failures))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Holed(Arrays):
+    """Some records raise what a corrupt one does."""
+
+    holes: frozenset[int] = frozenset()
+
+    def records(self, indices):
+        def check(wanted):
+            if self.holes & set(wanted.tolist()):
+                raise ValueError('a hole')
+            return wanted
+
+        checked = tf.numpy_function(check, [indices], tf.int64)
+        return super().records(tf.ensure_shape(checked, [None]))
+
+
+def holed(examples, holes):
+    source = from_arrays('holed', np.zeros((examples, 8, 8), np.uint8))
+    held = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    return Holed(**held, holes=frozenset(holes))
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Tries ten times, without waiting."""
+    monkeypatch.setattr(faults, 'WAITS', (0.0,) * 9)
 
 
 def taken(source, recipe, plan, start=0, stop=None):
@@ -124,6 +181,74 @@ def test_a_fault_that_no_neighbour_mends_is_named(folder, recipe):
     with pytest.raises(CorruptDataError, match=r'batch 0 cannot be made.*\.jpg: .*size') as error:
         next(stream)
     assert str(folder) in str(error.value)
+
+
+def test_a_share_is_of_what_was_read_and_not_of_a_few(recipe, monkeypatch):
+    """Of 4,000 records 4% are corrupt and 2% allowed, from the 100th on."""
+    monkeypatch.setattr(pipeline, '_JUDGED_FROM', 100)
+    stream = batches(holed(4000, range(0, 4000, 25)), recipe, Stream(20, 0, max_corrupt=0.02))
+    with pytest.raises(CorruptDataError, match=r'of 100 records .*\([0-9]+ were read\), .* 0\.02'):
+        list(itertools.islice(stream, 50))
+    assert stream.step < 10
+    monkeypatch.setattr(pipeline, '_JUDGED_FROM', 10_000)
+    stream = batches(holed(4000, range(0, 4000, 25)), recipe, Stream(20, 0, max_corrupt=0.02))
+    assert len(list(itertools.islice(stream, 20))) == 20  # fewer than 2% of all by then
+
+
+def test_what_comes_again_is_counted_once(recipe):
+    """1 record of 10 is within a share of 0.1 after ten epochs as after the first, not below."""
+    stream = batches(holed(10, [3]), recipe, Stream(10, 0, max_corrupt=0.1))
+    list(itertools.islice(stream, 10))
+    assert stream.corrupt == (3,)
+    with pytest.raises(CorruptDataError, match='1 of 10 records'):
+        list(batches(holed(10, [3]), recipe, Stream(10, 0, max_corrupt=0.09), stop=10))
+
+
+def test_evaluation_judges_by_the_whole(recipe):
+    """The first 4 of 400 are corrupt: all of the first batch, but no more than 1%."""
+    stream = in_order(holed(400, range(4)), recipe, 4, max_corrupt=0.01)
+    assert sum(batch['valid'].sum() for batch in stream) == 396
+    with pytest.raises(CorruptDataError, match='5 of 400 records'):
+        list(in_order(holed(400, range(5)), recipe, 4, max_corrupt=0.01))
+
+
+def test_a_failure_that_passes_changes_nothing(folder, recipe, hasty):
+    source = open_source(str(folder), 'train')
+    stream = batches(flaky(source, {2: 2, 13: 3}), recipe, Stream(10, 7), stop=4)
+    assert_same(stream, taken(source, recipe, Stream(10, 7), stop=4))
+    assert stream.corrupt == ()
+
+
+def test_nor_does_one_beside_corrupt_records(folder, recipe, spoil, hasty):
+    """Then errors are passed over in the graph: 6 and 12 must not be taken for corrupt ones.
+
+    Read alone a second time 6 is sound again, and 12 still fails.
+    """
+    failures = {6: 2, 12: 3}
+    source = open_source(str(folder), 'train')
+    spoil(source)
+    plan = Stream(10, 7, max_corrupt=0.2)
+    stream = batches(flaky(source, failures), recipe, plan, stop=4)
+    assert_same(stream, taken(source, recipe, plan, stop=4))
+    assert stream.corrupt == tuple(BROKEN)
+    evaluated = in_order(flaky(source, failures), recipe, 6, 0.2)
+    assert_same(evaluated, in_order(source, recipe, 6, 0.2))
+    assert evaluated.corrupt == tuple(BROKEN)
+
+
+def test_a_failure_that_stays_ends_the_run_and_is_named(folder, recipe, spoil, hasty):
+    """Without corrupt records as beside them."""
+    source = open_source(str(folder), 'train')
+    broken = flaky(source, {6: 10**6})
+    said = r'10 tries over 0 s: OSError: [^ ]*06\.jpg does not answer; nothing .*same command'
+    with pytest.raises(UnreachableDataError, match=said) as error:
+        next(in_order(broken, recipe, 20))
+    assert error.value.exit_code == 1
+    spoil(source)
+    stream = batches(broken, recipe, Stream(20, 7, max_corrupt=0.2))
+    with pytest.raises(UnreachableDataError, match=said):
+        next(stream)
+    assert 6 not in stream.corrupt
 
 
 def test_evaluation_leaves_corrupt_files_out(folder, recipe, spoil):

@@ -84,7 +84,10 @@ def test_truncated_files_do_not_decode(form, share):
         Picture(tf.constant(contents[: int(share * len(contents))]), 3).pixels()
 
 
-@pytest.mark.parametrize('contents', [b'', b'GIF89a', b'no image at all, however long it may be'])
+@pytest.mark.parametrize(
+    'contents',
+    [b'', b'GIF89a', b'no image at all, however long it may be', b'\x89PNG\r\n\x1a\n'],
+)
 def test_other_files_have_no_shape(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
         Picture(tf.constant(contents), 3).shape()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from ssljax.core import Method
 from ssljax.data.pipeline import in_order
@@ -92,6 +93,26 @@ def test_sweep_sees_every_training_image_once_in_order():
     assert list(batch['index']) == list(range(40))
     wanted = brightness({'encoder': {'w': 1.0}}, {}, recipe.normalize(jnp.asarray(batch['image'])))
     np.testing.assert_allclose(seen, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_corrupt_image_has_the_features_of_the_one_that_training_shows(tmp_path):
+    """So that k-means never sees memory that nobody wrote: 3 and 4 are corrupt, then comes 5."""
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8))
+        image.save(tmp_path / f'{i:02}.png')
+    for i in (3, 4, 19):
+        (tmp_path / f'{i:02}.png').write_bytes(b'this is no image')
+    data = Data(name=f'folder:{tmp_path}', validation=None, max_corrupt=0.2)
+    rows = []
+    for devices in (1, 8):
+        session = Session.open(dataclasses.replace(experiment(), data=data), devices)
+        _, refresh = refresher(session)
+        rows.append(np.asarray(refresh(session.fresh()).method['seen']))
+    one, eight = rows
+    np.testing.assert_array_equal(one[[3, 4, 19]], one[[5, 5, 0]])
+    assert np.isfinite(one).all() and len(np.unique(one, axis=0)) == 17
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
 
 
 def test_same_on_one_and_eight_devices():
