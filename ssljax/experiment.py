@@ -1,6 +1,7 @@
 """An experiment: everything that defines a run, as one frozen value."""
 
 import dataclasses
+from collections.abc import Callable
 
 from ssljax.core import Method, Run
 from ssljax.optim import ByPath, Optimizer
@@ -9,7 +10,7 @@ from ssljax.views.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which images, by name and split.
+    """Which images, by name and split. No image may be in two of the splits.
 
     Attributes:
         name: `fashion_mnist_10k`, `fashion_mnist` (its idx files), a prepared TFDS data set
@@ -17,7 +18,9 @@ class Data:
         train: split to train on; for a folder, a subfolder. TFDS slices (`train[:90%]`) work.
         validation: split for everything that is looked at or chosen while training.
         test: split that is looked at once, by `ssljax evaluate`.
-        max_corrupt: share of undecodable images, of those seen, over which a run stops.
+        max_corrupt: share of undecodable images over which a run stops. In training, of those that
+            this process has read since it started, which count as 10,000 (or all, of fewer) until
+            they are more; where a split is read from end to end, of all.
     """
 
     name: str = 'fashion_mnist_10k'
@@ -25,6 +28,35 @@ class Data:
     validation: str | None = 'validation'
     test: str = 'test'
     max_corrupt: float = 0.01
+
+    def check(self, shared: Callable[[str, str], int], options: str = '--data.') -> None:
+        """Raise ValueError, naming them, if two of the splits have images in common.
+
+        Args:
+            shared: the number of images that two splits have in common.
+            options: what the options that set the splits begin with.
+        """
+        for one, other, why in OVERLAPS:
+            a, b = getattr(self, one), getattr(self, other)
+            if None in (a, b):
+                continue
+            if a == b:
+                found = f'{one} and {other} are both {a!r}'
+            elif count := shared(a, b):
+                found = f'{one} ({a!r}) and {other} ({b!r}) share {count:,} images'
+            else:
+                continue
+            raise ValueError(
+                f'{found}, so that {why}; set {options}{one} to a split that shares nothing with it'
+            )
+
+
+OVERLAPS = (
+    ('validation', 'test', 'what is chosen on validation would be chosen on test'),
+    ('train', 'test', 'what learns from train would be scored on images that it has seen'),
+    ('train', 'validation', 'an image would be its own nearest neighbour'),
+)
+"""Pairs of splits that may share no image, and what would come of it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,17 +12,18 @@ from ssljax.data.pipeline import in_order
 from ssljax.data.registry import open_source
 from ssljax.data.sources import Source
 from ssljax.definitions import defined_in
+from ssljax.evaluate import kept
 from ssljax.evaluate.embed import encoder, jitted
 from ssljax.evaluate.features import extract, pixels
 from ssljax.evaluate.linear import LogisticProbe
 from ssljax.evaluate.online import spread
 from ssljax.evaluate.paired import Encode, paired
 from ssljax.evaluate.sgd import BYOL, MOCO, SIMCLR, SGDProbe
-from ssljax.evaluate.table import Display, Splits, table
+from ssljax.evaluate.table import Display, Protocol, Splits, table
 from ssljax.experiment import Data
 from ssljax.train.folder import RunFolder
 from ssljax.train.initial import load_state
-from ssljax.train.session import Session
+from ssljax.train.session import Session, shared_images
 
 PRESETS = {'simclr': SIMCLR, 'byol': BYOL, 'moco': MOCO}
 """The SGD probes by the name `--sgd` takes."""
@@ -34,8 +35,8 @@ MOST_PIXELS = 2**30
 """Numbers in all images together (4 GiB in float32) beyond which raw pixels have no row."""
 
 MOST_SCORES = 2**28
-"""Training examples x classes x folds beyond which the linear probe is not fitted: its solver holds
-several arrays of that many numbers, 1 GiB each."""
+"""Training examples x classes x folds beyond which logistic regression is not fitted: its solver
+holds several arrays of that many numbers, 1 GiB each."""
 
 
 def main(options: Evaluate) -> int:
@@ -54,37 +55,48 @@ def evaluated(folder: RunFolder, options: Evaluate) -> dict:
     """What evaluation.json of a run's folder holds, having looked at test if the question is new.
 
     Returns:
-        `question`: the step and the options; `table`: `Table.as_dict`, the run's encoder first;
-        `collapse`: measures by row (`alignment` where the recipe makes two views); `display`: the
-        table as text; `sgd`, if asked for.
+        `question`: the encoder, the splits and the options; `table`: `Table.as_dict`, the run's
+        encoder first; `collapse`: measures by row (`alignment` where the recipe makes two views);
+        `display`: the table as text; `sgd`, if asked for.
 
     Raises:
         ValueError: there is no run with a checkpoint, or splits do not fit.
     """
     session, state = load_state(folder, options.checkpoint)
-    question = {'step': int(state.step), **dataclasses.asdict(options)}
-    for name in ('run', 'checkpoint', 'definition'):  # which step it is, says `step`
-        question.pop(name)
-    known = _known(folder)
+    data = _data(session.experiment.data, options)
+    question = {
+        **kept.identity(session, state, folder.read()),
+        **{name: getattr(data, name) for name in ('train', 'validation', 'test')},
+        'data': data.name,
+        **{name: getattr(options, name) for name in ('layer', 'references', 'sgd', 'batch')},
+    }
+    known = kept.read(folder.evaluation)
+    # Test is looked at once a question.
     if known is None or known['question'] != question:
-        known = {'question': question, **_answer(session, state, options)}
+        known = {'question': question, **_answer(session, state, data, options)}
         half = folder.evaluation.with_suffix('.tmp')
         half.write_text(json.dumps(known, indent=1))
         half.replace(folder.evaluation)
     return known
 
 
-def _known(folder: RunFolder) -> dict | None:
-    """The table that is there already: test is looked at once a question."""
-    return json.loads(folder.evaluation.read_text()) if folder.evaluation.exists() else None
+def _data(data: Data, options: Evaluate) -> Data:
+    """The data of a run, as the options change it."""
+    asked = {name: getattr(options, name) for name in ('train', 'validation', 'test')}
+    asked['name'] = options.data
+    return dataclasses.replace(data, **{k: v for k, v in asked.items() if v is not None})
 
 
-def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
-    experiment = session.experiment
-    sources = _sources(experiment.data, options)
-    _check_memory(sources[0])
-    encoders, more = _encoders(session, state, options), []
-    numbers = sum(s.examples for s in sources) * experiment.recipe.size**2 * sources[0].channels
+def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) -> dict:
+    experiment, recipe = session.experiment, session.experiment.recipe
+    sources = _sources(data)
+    protocol = Protocol()
+    more = _seen(experiment.data, data)
+    if reason := _too_many(sources[0], options):
+        protocol = dataclasses.replace(protocol, probe=None)
+        more.append(reason)
+    encoders = _encoders(session, state, options)
+    numbers = sum(s.examples for s in sources) * recipe.size**2 * sources[0].channels
     if options.references and numbers <= MOST_PIXELS:
         flat = lambda views: views.reshape(len(views), -1)
         encoders[PIXELS] = _Encoder(jax.jit(pixels), flat, ())
@@ -93,28 +105,27 @@ def _answer(session: Session, state: TrainState, options: Evaluate) -> dict:
             f'Raw pixels are left out: {numbers:.1e} numbers, more than the {MOST_PIXELS:.1e} that '
             'are held in memory.'
         )
+    collapse, sgd = {}, {}
+    probe = PRESETS.get(options.sgd)
 
-    def embedded(embed: Embed) -> Splits:
-        recipe, share = experiment.recipe, experiment.data.max_corrupt
-        return tuple(extract(embed, in_order(s, recipe, options.batch, share)) for s in sources)
+    def features(name: str, encoder: _Encoder) -> Splits:
+        """Those of a row, measured here by what is no part of the table."""
+        splits = tuple(
+            extract(encoder.embed, in_order(s, recipe, options.batch, data.max_corrupt), s.examples)
+            for s in sources
+        )
+        views = paired(encoder.encode, encoder.weights, session, sources[1], options.batch)
+        collapse[name] = spread(splits[1], views)
+        if probe is not None:
+            sgd[name] = _sgd(probe, splits)
+        return splits
 
-    rows = {name: embedded(encoder.embed) for name, encoder in encoders.items()}
-    views = {
-        name: paired(encoder.encode, encoder.weights, session, sources[1], options.batch)
-        for name, encoder in encoders.items()
-    }
-    found = table(rows)
-    answer = {
-        'table': found.as_dict(),
-        'collapse': {name: spread(rows[name][1], views[name]) for name in rows},
-    }
-    if options.sgd != 'none':
-        probe = PRESETS[options.sgd]
-        answer['sgd'] = {
-            'probe': dataclasses.asdict(probe),
-            'rows': {name: _sgd(probe, splits) for name, splits in rows.items()},
-        }
-        scores = [f'{name} {100 * a["top1"]:.1f}' for name, a in answer['sgd']['rows'].items()]
+    # One after the other: of a million images the features of one encoder take 10 GB.
+    found = table(((name, features(name, e)) for name, e in encoders.items()), protocol)
+    answer = {'table': found.as_dict(), 'collapse': collapse}
+    if probe is not None:
+        answer['sgd'] = {'probe': dataclasses.asdict(probe), 'rows': sgd}
+        scores = [f'{name} {100 * a["top1"]:.1f}' for name, a in sgd.items()]
         more.append(f'Linear probe by SGD ({options.sgd} preset), top-1: {"; ".join(scores)}.')
     display = dataclasses.replace(found.display(), more=tuple(more))
     return {**answer, 'display': dataclasses.asdict(display)}
@@ -148,31 +159,21 @@ def _encoders(session: Session, state: TrainState, options: Evaluate) -> dict[st
     return encoders | ({RANDOM: row(session.fresh())} if options.references else {})
 
 
-def _sources(data: Data, options: Evaluate) -> tuple[Source, Source, Source]:
+def _sources(data: Data) -> tuple[Source, Source, Source]:
     """Train, validation and test.
 
     Raises:
-        ValueError: a split is missing, serves twice, or has no labels.
+        ValueError: a split is missing, shares images with another, or has no labels.
     """
-    splits = {p: getattr(options, p) or getattr(data, p) for p in ('train', 'validation', 'test')}
-    if splits['validation'] is None:
+    if data.validation is None:
         raise ValueError(
             'the run has no validation split, which the k of kNN is chosen on; set --validation, '
             "and --train so that they share nothing: --train 'train[:90%]' --validation "
             "'train[90%:]'"
         )
-    for one, other, why in (
-        ('validation', 'test', 'k would be chosen on test'),
-        ('train', 'test', 'the probes would be scored on what they are fitted to'),
-        ('train', 'validation', 'every image would be its own neighbour when k is chosen'),
-    ):
-        if splits[one] == splits[other]:
-            raise ValueError(
-                f'{one} and {other} are both {splits[one]!r}, so that {why}; set --{one} to a '
-                'split that shares nothing with it'
-            )
-    name = options.data or data.name
-    sources = tuple(open_source(name, split) for split in splits.values())
+    data.check(shared_images(data.name), '--')
+    splits = (data.train, data.validation, data.test)
+    sources = tuple(open_source(data.name, split) for split in splits)
     for source in sources:
         if source.class_names is None:
             raise ValueError(
@@ -182,15 +183,36 @@ def _sources(data: Data, options: Evaluate) -> tuple[Source, Source, Source]:
     return sources
 
 
-def _check_memory(train: Source) -> None:
+def _seen(trained: Data, data: Data) -> list[str]:
+    """A line on the test images that the encoder has been trained on, if there are any."""
+    if trained.name != data.name:
+        return []
+    count = shared_images(data.name)(trained.train, data.test)
+    seen = f'The encoder was trained on {count:,} of the test images (its train: {trained.train}).'
+    return [seen] if count else []
+
+
+def _too_many(train: Source, options: Evaluate) -> str | None:
+    """Why logistic regression is left out, if it is.
+
+    Raises:
+        ValueError: it is all there would be.
+    """
     classes, folds = len(train.class_names), LogisticProbe().folds
-    scores = train.examples * classes * folds
-    if scores > MOST_SCORES:
+    if train.examples * classes * folds <= MOST_SCORES:
+        return None
+    held = (
+        f'would hold {train.examples:,} examples x {classes:,} classes x {folds} folds at once, '
+        f'more than {MOST_SCORES:,} numbers'
+    )
+    if options.sgd == 'none':
+        most = MOST_SCORES // (classes * folds)
         raise ValueError(
-            f'the linear probe would hold {train.examples:,} examples x {classes:,} classes x '
-            f'{folds} folds at once, more than {MOST_SCORES:,} numbers; fit it to a part of the '
-            f'training images, at most {MOST_SCORES // (classes * folds):,} of them: --train'
+            f'the linear probe {held}; fit it to a part of the training images, at most {most:,} '
+            f"of them: --train 'train[:{most}]', or have SGD fit one to all of them instead: "
+            '--sgd moco, simclr or byol'
         )
+    return f'Logistic regression {held}.'
 
 
 def _sgd(probe: SGDProbe, splits: Splits) -> dict[str, float]:

@@ -22,12 +22,14 @@ class Moments:
     std: Float[Array, ' d']
 
     @classmethod
-    def of(cls, x: Float[Array, 'n d']) -> 'Moments':
-        """The moments of the rows of x."""
-        mean, std = jnp.mean(x, axis=0), jnp.std(x, axis=0)
-        # Rounding of the mean leaves a constant column a deviation of 1e-7 of its size.
-        constant = std <= 1e-5 * jnp.abs(mean)
-        return cls(mean, jnp.where(constant, 1, std))
+    def of(cls, x: Float[np.ndarray, 'n d']) -> 'Moments':
+        """The moments of the rows of x, summed in float64; no more than some rows are copied."""
+        tiles = [x[start : start + _TILE] for start in range(0, len(x), _TILE)]
+        mean = sum(np.sum(rows, axis=0, dtype=np.float64) for rows in tiles) / len(x)
+        std = np.sqrt(sum(np.sum((rows - mean) ** 2, axis=0) for rows in tiles) / len(x))
+        # Rounding of the features leaves a constant column a deviation of 1e-7 of its size.
+        std = np.where(std <= 1e-5 * np.abs(mean), 1, std)
+        return cls(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
 
     @classmethod
     def identity(cls, d: int) -> 'Moments':

@@ -69,7 +69,9 @@ def pixels(image: UInt8[np.ndarray, 'n h w c'] | UInt8[Array, 'n h w c']) -> Flo
     return image.reshape(image.shape[0], -1).astype(jnp.float32) / 255
 
 
-def extract(embed: Embed, batches: Iterable[Mapping[str, np.ndarray]]) -> Features:
+def extract(
+    embed: Embed, batches: Iterable[Mapping[str, np.ndarray]], examples: int = 0
+) -> Features:
     """Embeds a whole split, each example exactly once.
 
     The device is kept busy: a batch is copied to the host while the next ones compute, and no more
@@ -81,6 +83,8 @@ def extract(embed: Embed, batches: Iterable[Mapping[str, np.ndarray]]) -> Featur
         batches: evaluation batches, dicts of `image` uint8 [b, h, w, c], `index` int [b], `valid`
             bool [b] (False marks the padding of the last batch) and, if there are labels, `label`
             int [b].
+        examples: at most in the split. As many are held at once: features of more than that, or
+            out of order, are copied as they grow.
 
     Returns:
         The features in ascending order of the index, whatever the order of the batches.
@@ -88,7 +92,7 @@ def extract(embed: Embed, batches: Iterable[Mapping[str, np.ndarray]]) -> Featur
     Raises:
         ValueError: there is no example, or one comes twice.
     """
-    features, index, labels = [], [], []
+    features, index, labels = _Rows(examples), [], []
     pending = collections.deque()
 
     def collect() -> None:
@@ -121,7 +125,35 @@ def extract(embed: Embed, batches: Iterable[Mapping[str, np.ndarray]]) -> Featur
             'padding with valid=False'
         )
     return Features(
-        features=np.concatenate(features)[first],
+        features=features.taken(first),
         labels=np.concatenate(labels)[first].astype(np.int32) if labels else None,
         index=order.astype(np.int32),
     )
+
+
+class _Rows:
+    """Rows as they come, in one array: the features of a large set fit in memory once, not twice.
+
+    Args:
+        promised: rows that there is room for from the start.
+    """
+
+    def __init__(self, promised: int):
+        self._promised, self._array, self._count = promised, None, 0
+
+    def append(self, rows: Float32[np.ndarray, 'b d']) -> None:
+        """Adds rows behind the others."""
+        end = self._count + len(rows)
+        if self._array is None:
+            self._array = np.empty((max(self._promised, end), rows.shape[1]), np.float32)
+        elif end > len(self._array):
+            larger = np.empty((2 * end, rows.shape[1]), np.float32)
+            larger[: self._count] = self._array[: self._count]
+            self._array = larger
+        self._array[self._count : end] = rows
+        self._count = end
+
+    def taken(self, order: Int[np.ndarray, ' n']) -> Float32[np.ndarray, 'n d']:
+        """All rows in this order; not copied where they came in it."""
+        found = self._array[: self._count]
+        return found if np.array_equal(order, np.arange(self._count)) else found[order]

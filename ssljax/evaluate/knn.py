@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ssljax.evaluate.accuracy import Accuracy, by_tiles, rank, tiles
+from ssljax.evaluate.classifier import Moments
 from ssljax.evaluate.features import Features
 
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -28,47 +29,84 @@ def unit(x: Float[Array, 'n d']) -> Float[Array, 'n d']:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-@functools.partial(jax.jit, static_argnames=('k', 'query_tile', 'bank_tile'))
+Best = tuple[Float[Array, 't q k'], Int[Array, 't q k']]
+"""Cosines and rows of the bank, nearest first, of queries in tiles."""
+
+
 def nearest(
-    query: Float[Array, 'm d'],
-    bank: Float[Array, 'n d'],
+    query: Float[np.ndarray, 'm d'],
+    bank: Float[np.ndarray, 'n d'],
     *,
     k: int,
+    moments: Moments | None = None,
     query_tile: int = _QUERY_TILE,
     bank_tile: int = _BANK_TILE,
 ) -> tuple[Float[Array, 'm k'], Int[Array, 'm k']]:
     """The k nearest rows of the bank by cosine, nearest first; equal ones by position.
 
-    Exact: all pairs are compared, `query_tile` x `bank_tile` at a time, so that memory does not
-    grow with the number of pairs.
+    Exact: all pairs are compared, `query_tile` x `bank_tile` at a time. The bank stays on the host:
+    one tile of it after the other is on the device, so that memory grows neither with the number of
+    pairs nor with the bank.
+
+    Args:
+        query: what neighbours are looked for.
+        bank: what they are looked for in.
+        k: how many, at most n.
+        moments: statistics that both are standardised by; None: taken as they are.
+        query_tile: queries at a time.
+        bank_tile: rows of the bank at a time.
 
     Returns:
         `(similarity, position)`: cosines in [-1, 1] and rows of the bank.
     """
-    size = min(bank_tile, bank.shape[0])
-    blocks = tiles(unit(bank), size)
-    starts = jnp.arange(len(blocks), dtype=jnp.int32) * size
+    m, n = len(query), len(bank)
+    moments = Moments.identity(bank.shape[1]) if moments is None else moments
+    rows = _directions(query, moments, tile=min(query_tile, m))
+    best = (
+        jnp.full((*rows.shape[:2], k), -jnp.inf, rows.dtype),
+        jnp.zeros((*rows.shape[:2], k), jnp.int32),
+    )
+    size = min(bank_tile, n)
+    for start in range(0, n, size):
+        block = bank[start : start + size]
+        if len(block) < size:
+            block = np.pad(block, ((0, size - len(block)), (0, 0)))
+        before, best = best, _merged(best, rows, block, moments, (start, n))
+        # Or all of the bank would soon be on the device, waiting.
+        jax.block_until_ready(before)
+    similarity, position = (found.reshape(-1, k)[:m] for found in best)
+    return similarity, position
 
-    def one(rows):
-        def merge(best, item):
-            block, start = item
-            similarity = jnp.matmul(rows, block.T, precision='highest')
-            real = start + jnp.arange(size) < bank.shape[0]
-            # The best so far stand first: top_k keeps the first of equals.
-            both = jnp.concatenate([best[0], jnp.where(real, similarity, -jnp.inf)], axis=1)
-            top, at = jax.lax.top_k(both, k)
-            kept = jnp.take_along_axis(best[1], jnp.minimum(at, k - 1), axis=1)
-            return (top, jnp.where(at < k, kept, start + at - k)), None
 
-        none = (
-            jnp.full((len(rows), k), -jnp.inf, rows.dtype),
-            jnp.zeros((len(rows), k), jnp.int32),
-        )
-        return jax.lax.scan(merge, none, (blocks, starts))[0]
+@functools.partial(jax.jit, static_argnames='tile')
+def _directions(x: Float[Array, 'n d'], moments: Moments, *, tile: int) -> Float[Array, 't q d']:
+    return tiles(unit(moments.standardise(x)), tile)
 
-    m = query.shape[0]
-    similarity, position = jax.lax.map(one, tiles(unit(query), min(query_tile, m)))
-    return similarity.reshape(-1, k)[:m], position.reshape(-1, k)[:m]
+
+@jax.jit
+def _merged(
+    best: Best,
+    rows: Float[Array, 't q d'],
+    block: Float[Array, 'b d'],
+    moments: Moments,
+    place: tuple[int | Int[Array, ''], int | Int[Array, '']],
+) -> Best:
+    """The best of those so far and of a block of the bank: `place` is its start and the end."""
+    start, end = place
+    keys = unit(moments.standardise(block))
+    real = start + jnp.arange(len(block)) < end
+
+    def merge(item):
+        rows, similarity, position = item
+        k = similarity.shape[1]
+        cosine = jnp.matmul(rows, keys.T, precision='highest')
+        # The best so far stand first: top_k keeps the first of equals.
+        both = jnp.concatenate([similarity, jnp.where(real, cosine, -jnp.inf)], axis=1)
+        top, at = jax.lax.top_k(both, k)
+        kept = jnp.take_along_axis(position, jnp.minimum(at, k - 1), axis=1)
+        return top, jnp.where(at < k, kept, start + at - k)
+
+    return jax.lax.map(merge, (rows, *best))
 
 
 def vote(
@@ -88,10 +126,7 @@ def vote(
 
 
 @functools.partial(jax.jit, static_argnames=('ks', 'classes', 'temperature'))
-def _ranks(query, bank, *, ks, classes, temperature):
-    (rows, target), (keys, labels) = query, bank
-    similarity, position = nearest(rows, keys, k=max(ks))
-
+def _ranks(similarity, neighbour, target, *, ks, classes, temperature):
     def score(k):
         def one(similarity, neighbour, target):
             votes = vote(similarity, neighbour, classes=classes, temperature=temperature)
@@ -99,13 +134,18 @@ def _ranks(query, bank, *, ks, classes, temperature):
 
         # A cosine of -inf has no weight.
         nearer = jnp.where(jnp.arange(max(ks)) < k, similarity, -jnp.inf)
-        return by_tiles(one, _QUERY_TILE, nearer, labels[position], target)
+        return by_tiles(one, _QUERY_TILE, nearer, neighbour, target)
 
     return jax.lax.map(score, jnp.array(ks))
 
 
 def knn(
-    bank: Features, query: Features, *, ks: Sequence[int] = (200,), temperature: float = 0.07
+    bank: Features,
+    query: Features,
+    *,
+    ks: Sequence[int] = (200,),
+    temperature: float = 0.07,
+    moments: Moments | None = None,
 ) -> dict[int, Accuracy]:
     """Weighted kNN accuracy, for several k at the cost of the largest.
 
@@ -114,6 +154,7 @@ def knn(
         query: features with labels that are scored.
         ks: numbers of neighbours, each at most the size of the bank.
         temperature: of the weights exp(cosine / temperature), > 0.
+        moments: statistics that features are standardised by; None: taken as they are.
 
     Returns:
         The accuracy by k.
@@ -136,9 +177,11 @@ def knn(
             f'{query.features.shape[1]}; both must come from the same encoder and layer'
         )
     labels, targets = bank.targets(), query.targets()
+    similarity, position = nearest(query.features, bank.features, k=max(ks), moments=moments)
     ranks = _ranks(
-        (query.features, targets),
-        (bank.features, labels),
+        similarity,
+        jnp.asarray(labels)[position],
+        targets,
         ks=ks,
         classes=int(max(labels.max(), targets.max())) + 1,
         temperature=temperature,
@@ -152,6 +195,7 @@ def choose_k(
     *,
     candidates: Sequence[int] = CANDIDATES,
     temperature: float = 0.07,
+    moments: Moments | None = None,
 ) -> tuple[int, dict[int, Accuracy]]:
     """The k with the best top-1 on validation; of equals the smallest.
 
@@ -164,6 +208,7 @@ def choose_k(
         ValueError: no candidate fits the bank, or as in `knn`.
     """
     fitting = tuple(sorted({k for k in candidates if k <= len(bank)}))
-    accuracy = knn(bank, validation, ks=fitting or tuple(candidates), temperature=temperature)
+    ks = fitting or tuple(candidates)
+    accuracy = knn(bank, validation, ks=ks, temperature=temperature, moments=moments)
     best = int(np.argmax([accuracy[k].top1 for k in fitting]))
     return fitting[best], accuracy

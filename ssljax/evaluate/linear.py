@@ -113,7 +113,7 @@ class LogisticProbe:
         labels, n = train.targets(), len(train)
         classes = np.unique(labels)
         columns = encode(labels, classes)
-        moments = _moments(train.features) if moments is None else moments
+        moments = Moments.of(train.features) if moments is None else moments
         base, basis = _problem(train.features, moments, columns, classes=len(classes))
         start = jnp.zeros((1, base.inputs.shape[1], len(classes)))
         c, validated = self.cs[0], {}
@@ -197,7 +197,7 @@ def few_labels(
         ValueError: labels are missing, or too few of a class to cross-validate.
     """
     probe = probe or LogisticProbe()
-    moments = _moments(train.features)
+    moments = Moments.of(train.features)
     fits = [probe.fit(train.take(r), moments) for r in rows]
     per_class = rows.shape[1] // len(np.unique(train.targets()[rows[0]]))
     accuracies = tuple(fit.classifier.accuracy(test) for fit in fits)
@@ -250,11 +250,6 @@ def stratified(columns: Int[np.ndarray, ' n'], folds: int, seed: int) -> Int[np.
     fold = np.empty(len(columns), np.int32)
     fold[order] = np.arange(len(columns)) % folds
     return fold
-
-
-@jax.jit
-def _moments(x: Float[Array, 'n d']) -> Moments:
-    return Moments.of(x)
 
 
 @functools.partial(jax.jit, static_argnames='classes')

@@ -15,15 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ssljax.evaluate.classifier import Classifier, Moments, encode
 from ssljax.evaluate.features import Features
+
+_SENT = 2**26
+"""Numbers (256 MiB in float32) that are sent to the device at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SGDProbe:
     """Multinomial logistic regression by mini-batch SGD. `SIMCLR`, `BYOL` and `MOCO` are presets.
+
+    Memory is bounded: the features are copied a few batches at a time.
 
     Attributes:
         learning_rate: base rate, multiplied by batch / 256.
@@ -62,14 +67,29 @@ class SGDProbe:
         Raises:
             ValueError: no labels.
         """
-        labels = train.targets()
+        labels, x = train.targets(), train.features
         classes = np.unique(labels)
-        x = jnp.asarray(train.features)
-        moments = Moments.of(x) if self.standardize else Moments.identity(x.shape[1])
-        (kernel, bias), losses = _train(
-            moments.standardise(x), encode(labels, classes), probe=self, classes=len(classes)
-        )
-        return Classifier(moments, kernel, bias, jnp.asarray(classes)), np.asarray(losses)
+        columns = encode(labels, classes)
+        (n, d), batch = x.shape, min(self.batch, len(x))
+        moments = Moments.of(x) if self.standardize else Moments.identity(d)
+        parameters = jnp.zeros((d, len(classes)), x.dtype), jnp.zeros(len(classes), x.dtype)
+        carry = parameters, _optimizer(self, n).init(parameters)
+        # The features stay on the host; as many batches of them as this are sent at a time.
+        sent = max(1, _SENT // (batch * d))
+        losses = []
+        for epoch in range(self.epochs):
+            rows, real = _batches(self, n, epoch)
+            values = []
+            for i in range(0, len(rows), sent):
+                some = rows[i : i + sent]
+                batches = x[some], columns[some], real[i : i + sent]
+                carry, value = _train(carry, moments, batches, probe=self, examples=n)
+                values.append(value)
+                # What is sent waits on the device for its turn: no more than two of them.
+                jax.block_until_ready(values[-2:-1])
+            losses.append(sum(float(np.sum(value)) for value in values) / n)
+        kernel, bias = carry[0]
+        return Classifier(moments, kernel, bias, jnp.asarray(classes)), np.array(losses)
 
     def rate(self, examples: int) -> optax.Schedule:
         """The learning rate by step."""
@@ -93,16 +113,30 @@ MOCO = SGDProbe(learning_rate=30.0, batch=256, schedule='step', milestones=(60, 
 """He et al. 2019, arXiv:1911.05722, section 4.1: 100 epochs, a tenth of the rate at 60 and 80."""
 
 
-@functools.partial(jax.jit, static_argnames=('probe', 'classes'))
-def _train(x, columns, *, probe: SGDProbe, classes: int):
-    """One compiled loop over epochs and, inside, over batches."""
-    n, d = x.shape
-    batch = min(probe.batch, n)
-    steps = -(-n // batch)
-    optimizer = optax.chain(
+def _optimizer(probe: SGDProbe, examples: int) -> optax.GradientTransformation:
+    return optax.chain(
         optax.add_decayed_weights(probe.weight_decay),
-        optax.sgd(probe.rate(n), momentum=probe.momentum, nesterov=probe.nesterov),
+        optax.sgd(probe.rate(examples), momentum=probe.momentum, nesterov=probe.nesterov),
     )
+
+
+def _batches(
+    probe: SGDProbe, examples: int, epoch: int
+) -> tuple[Int[np.ndarray, 'steps batch'], Float[np.ndarray, 'steps batch']]:
+    """The rows of an epoch's batches, and 1 where they are real, 0 where they fill up the last."""
+    batch = min(probe.batch, examples)
+    steps = -(-examples // batch)
+    key = jax.random.fold_in(jax.random.key(probe.seed), epoch)
+    order = np.asarray(jax.random.permutation(key, examples))
+    rows = np.pad(order, (0, steps * batch - examples)).reshape(steps, batch)
+    real = np.arange(steps * batch).reshape(steps, batch) < examples
+    return rows, real.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=('probe', 'examples'))
+def _train(carry, moments: Moments, batches, *, probe: SGDProbe, examples: int):
+    """Some steps in one compiled loop; also the loss of each, summed over its batch."""
+    optimizer = _optimizer(probe, examples)
 
     def loss(parameters, x, y, real) -> Array:
         kernel, bias = parameters
@@ -112,19 +146,10 @@ def _train(x, columns, *, probe: SGDProbe, classes: int):
 
     def step(carry, item):
         parameters, state = carry
-        rows, real = item
-        value, gradient = jax.value_and_grad(loss)(parameters, x[rows], columns[rows], real)
+        x, y, real = item
+        x = moments.standardise(x)
+        value, gradient = jax.value_and_grad(loss)(parameters, x, y, real)
         updates, state = optimizer.update(gradient, state, parameters)
         return (optax.apply_updates(parameters, updates), state), value * jnp.sum(real)
 
-    def epoch(carry, number):
-        order = jax.random.permutation(jax.random.fold_in(jax.random.key(probe.seed), number), n)
-        rows = jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
-        real = (jnp.arange(steps * batch) < n).astype(x.dtype).reshape(steps, batch)
-        carry, values = jax.lax.scan(step, carry, (rows, real))
-        return carry, jnp.sum(values) / n
-
-    parameters = jnp.zeros((d, classes), x.dtype), jnp.zeros(classes, x.dtype)
-    start = parameters, optimizer.init(parameters)
-    (parameters, _), losses = jax.lax.scan(epoch, start, jnp.arange(probe.epochs))
-    return parameters, losses
+    return jax.lax.scan(step, carry, batches)

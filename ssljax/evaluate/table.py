@@ -5,9 +5,8 @@ k on validation, the same few labels. Test labels are read once, to score what h
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table as RichTable
 
@@ -20,6 +19,9 @@ from ssljax.evaluate.linear import FewLabels, LogisticProbe, draw, few_labels, l
 Splits = tuple[Features, Features, Features]
 """(train, validation, test) of one encoder."""
 
+Examples = tuple[tuple[np.ndarray, np.ndarray], ...]
+"""(index, labels) of the examples of each split."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -31,7 +33,7 @@ class Protocol:
         seed: of the draws.
         candidates: values of k.
         temperature: of the neighbours' weights.
-        probe: the linear probe.
+        probe: the linear probe, on all labels and on few; None: neither is fitted.
     """
 
     per_class: int = 10
@@ -39,7 +41,7 @@ class Protocol:
     seed: int = 0
     candidates: tuple[int, ...] = CANDIDATES
     temperature: float = 0.07
-    probe: LogisticProbe = dataclasses.field(default_factory=LogisticProbe)
+    probe: LogisticProbe | None = dataclasses.field(default_factory=LogisticProbe)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Row:
     Attributes:
         name: of the encoder.
         dimensions: width of its features.
-        linear: probe on all labels.
+        linear: probe on all labels; None, as `c` and `few`, where the protocol has no probe.
         c: its strength, chosen by cross-validation.
         few: probe on a few labels a class.
         knn: nearest neighbours among the training features.
@@ -58,16 +60,19 @@ class Row:
 
     name: str
     dimensions: int
-    linear: Accuracy
-    c: float
-    few: FewLabels
+    linear: Accuracy | None
+    c: float | None
+    few: FewLabels | None
     knn: Accuracy
     k: int
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Name, linear, few labels, kNN; in per cent."""
-        few = f'{100 * self.few.mean:.1f} ± {100 * self.few.std:.1f}'
-        return self.name, f'{100 * self.linear.top1:.1f}', few, f'{100 * self.knn.top1:.1f}'
+        """Name, linear, few labels, kNN; in per cent, - for what is not there."""
+        linear = few = '-'
+        if self.linear is not None:
+            linear = f'{100 * self.linear.top1:.1f}'
+            few = f'{100 * self.few.mean:.1f} ± {100 * self.few.std:.1f}'
+        return self.name, linear, few, f'{100 * self.knn.top1:.1f}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,11 +132,14 @@ class Table:
     def caption(self) -> str:
         """What the numbers are."""
         train, validation, test = self.examples
+        images = f'Top-1 on {test:,} test images in per cent, {self.classes} classes'
+        features = f'Features standardised on the {train:,} training images'
+        k = f'k on {validation:,} validation images'
+        if self.protocol.probe is None:
+            return f'{images}. {features}; {k}. Logistic regression is left out (-).'
         return (
-            f'Top-1 on {test:,} test images in per cent, {self.classes} classes; few labels: mean '
-            f'± std over {self.protocol.draws} draws, the same for every row. Features '
-            f'standardised on the {train:,} training images; C by cross-validation within the '
-            f'labels given, k on {validation:,} validation images.'
+            f'{images}; few labels: mean ± std over {self.protocol.draws} draws, the same for '
+            f'every row. {features}; C by cross-validation within the labels given, {k}.'
         )
 
     def display(self) -> Display:
@@ -147,7 +155,7 @@ class Table:
         return self.display()
 
     def as_dict(self) -> dict:
-        """Everything, for JSON: shares in [0, 1], counts, and what was chosen."""
+        """Everything, for JSON: shares in [0, 1], counts, what was chosen; None if left out."""
         return {
             'examples': dict(zip(('train', 'validation', 'test'), self.examples, strict=True)),
             'classes': self.classes,
@@ -155,7 +163,8 @@ class Table:
             'rows': [
                 {
                     **dataclasses.asdict(row),
-                    'few': {
+                    'few': row.few
+                    and {
                         'mean': row.few.mean,
                         'std': row.few.std,
                         'top1': [a.top1 for a in row.few.accuracies],
@@ -168,11 +177,14 @@ class Table:
         }
 
 
-def table(rows: Mapping[str, Splits], protocol: Protocol | None = None) -> Table:
+def table(
+    rows: Mapping[str, Splits] | Iterable[tuple[str, Splits]], protocol: Protocol | None = None
+) -> Table:
     """Compares encoders by linear probe, few labels and kNN, all treated exactly alike.
 
     Args:
-        rows: (train, validation, test) features by name; the same examples in every row.
+        rows: (train, validation, test) features by name; the same examples in every row. An
+            iterator may make them as they are asked for: those of a row are let go before.
         protocol: how.
 
     Returns:
@@ -182,53 +194,52 @@ def table(rows: Mapping[str, Splits], protocol: Protocol | None = None) -> Table
         ValueError: no rows, labels missing, rows of different examples, or fewer labels of a class
             than asked for.
     """
-    if not rows:
-        raise ValueError('a table of no rows; give the features of at least one encoder')
     protocol = protocol or Protocol()
-    first, splits = next(iter(rows.items()))
-    for name, other in rows.items():
-        _same_examples(first, splits, name, other)
-    labels = splits[0].targets()
-    drawn = draw(labels, protocol.per_class, draws=protocol.draws, seed=protocol.seed)
+    found, first, drawn = [], None, None
+    for name, splits in rows.items() if isinstance(rows, Mapping) else rows:
+        examples = tuple((split.index, split.targets()) for split in splits)
+        if first is None:
+            first, known = name, examples
+            labels = known[0][1]
+            if protocol.probe is not None:
+                drawn = draw(labels, protocol.per_class, draws=protocol.draws, seed=protocol.seed)
+        _same_examples(first, known, name, examples)
+        found.append(_row(name, splits, drawn, protocol))
+        del splits  # before the next ones are made
+    if first is None:
+        raise ValueError('a table of no rows; give the features of at least one encoder')
     return Table(
-        rows=tuple(_row(name, split, drawn, protocol) for name, split in rows.items()),
+        rows=tuple(found),
         protocol=protocol,
-        examples=tuple(len(split) for split in splits),
+        examples=tuple(len(index) for index, _ in known),
         classes=len(np.unique(labels)),
     )
 
 
-def _same_examples(first: str, splits: Splits, name: str, other: Splits) -> None:
-    for split, a, b in zip(('train', 'validation', 'test'), splits, other, strict=True):
-        if not (np.array_equal(a.index, b.index) and np.array_equal(a.targets(), b.targets())):
+def _same_examples(first: str, known: Examples, name: str, other: Examples) -> None:
+    for split, a, b in zip(('train', 'validation', 'test'), known, other, strict=True):
+        if not all(map(np.array_equal, a, b)):
             raise ValueError(
                 f'rows {first!r} and {name!r} hold different {split} examples or labels; extract '
                 'every row from the same splits'
             )
 
 
-def standardised(splits: Splits) -> Splits:
-    """Features relative to mean and scale of the training ones: a layer's own scale is no merit."""
-    moments = Moments.of(jnp.asarray(splits[0].features))
-    scaled = (np.asarray(moments.standardise(jnp.asarray(split.features))) for split in splits)
-    return tuple(
-        dataclasses.replace(split, features=features)
-        for split, features in zip(splits, scaled, strict=True)
-    )
-
-
-def _row(name: str, splits: Splits, drawn: np.ndarray, protocol: Protocol) -> Row:
-    train, validation, test = standardised(splits)
-    k, _ = choose_k(
-        train, validation, candidates=protocol.candidates, temperature=protocol.temperature
-    )
-    accuracy, fit = linear(train, test, protocol.probe)
+def _row(name: str, splits: Splits, drawn: np.ndarray | None, protocol: Protocol) -> Row:
+    train, validation, test = splits
+    # A layer's own scale is no merit. The probes standardise by the same statistics.
+    near = {'temperature': protocol.temperature, 'moments': Moments.of(train.features)}
+    k, _ = choose_k(train, validation, candidates=protocol.candidates, **near)
+    accuracy = c = few = None
+    if protocol.probe is not None:
+        accuracy, fit = linear(train, test, protocol.probe)
+        c, few = fit.c, few_labels(train, test, drawn, protocol.probe)
     return Row(
         name=name,
         dimensions=train.features.shape[1],
         linear=accuracy,
-        c=fit.c,
-        few=few_labels(train, test, drawn, protocol.probe),
-        knn=knn(train, test, ks=(k,), temperature=protocol.temperature)[k],
+        c=c,
+        few=few,
+        knn=knn(train, test, ks=(k,), **near)[k],
         k=k,
     )

@@ -1,6 +1,7 @@
 """Gathers what a run left and renders the page."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -11,6 +12,7 @@ from ssljax.core import TrainState, with_keys
 from ssljax.data.pipeline import Stream, batches, in_order
 from ssljax.data.registry import open_source
 from ssljax.data.sources import Source
+from ssljax.evaluate import kept
 from ssljax.evaluate.embed import jitted
 from ssljax.evaluate.features import Features, extract
 from ssljax.report import figures
@@ -47,7 +49,8 @@ def write(folder: RunFolder, checkpoint: Literal['latest', 'best'] | int = 'late
     page = environment.get_template('page.html').render(
         title=folder.path.name,
         subtitle=_subtitle(session, state, record),
-        table=_table(folder),
+        **_table(folder, kept.identity(session, state, record)),
+        asked='' if checkpoint == 'latest' else f' --checkpoint {checkpoint}',
         curves=figures.curves(metrics.read(folder.path)),
         views=_views(session),
         record=json.dumps(record, indent=1),
@@ -73,11 +76,15 @@ def _subtitle(session: Session, state: TrainState, record: dict[str, Any]) -> st
     )
 
 
-def _table(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.evaluation.exists():
-        return None
-    display = json.loads(folder.evaluation.read_text())['display']
-    return {**display, 'note': ' '.join((display['note'], *display['more']))}
+def _table(folder: RunFolder, shown: Mapping[str, int | str]) -> dict[str, Any]:
+    """The table of the encoder that is shown, or the step that the one there is of."""
+    found = kept.read(folder.evaluation)
+    if found is None:
+        return {'table': None, 'other': None}
+    if not kept.is_of(found, shown):
+        return {'table': None, 'other': found['question']['step']}
+    display = found['display']
+    return {'table': {**display, 'note': ' '.join((display['note'], *display['more']))}}
 
 
 def _views(session: Session) -> str:

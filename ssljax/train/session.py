@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from ssljax.core import Run, Signature, TrainState, Tree
+from ssljax.data import splits
 from ssljax.data.known import Facts
 from ssljax.data.pipeline import Stream
 from ssljax.data.registry import open_source
@@ -46,6 +48,7 @@ class Session:
         source = open_source(experiment.data.name, experiment.data.train)
         data = signature(experiment, source)
         planned = cls.planned(experiment, data, make_mesh(experiment.fsdp, devices))
+        experiment.data.check(shared_images(experiment.data.name))
         return dataclasses.replace(planned, source=source)
 
     @classmethod
@@ -133,6 +136,23 @@ class Session:
             experiment.seed,
             self.example,
         )
+
+
+def shared_images(name: str) -> Callable[[str, str], int]:
+    """A function that counts the images that two splits of a data set have in common.
+
+    It opens a split only where that takes its size, so that test stays closed as long as other
+    splits are named for training. A split that is not there shares nothing: the test split need not
+    be there yet, and whoever reads one that is not is told so.
+    """
+
+    def shared(one: str, other: str) -> int:
+        try:
+            return splits.shared(one, other, lambda split: open_source(name, split).examples)
+        except ValueError:
+            return 0
+
+    return shared
 
 
 def signature(experiment: Experiment, source: Source) -> Signature:

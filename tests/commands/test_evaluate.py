@@ -133,6 +133,52 @@ def test_a_known_answer_is_shown_again_without_a_look_at_the_data(evaluated, mon
     assert answer(folder) == found
 
 
+def test_weights_trained_anew_to_the_same_step_are_another_question(copied, monkeypatch):
+    assert evaluate.main(Evaluate(run=copied, references=False)) == 0
+    before, folder = answer(copied), RunFolder.at(copied)
+    shutil.rmtree(folder.checkpoints)
+    session = Session.open(dataclasses.replace(EXPERIMENT, seed=1), 1)
+    train(session, RunFolder.at(f'{copied}/other'))
+    shutil.move(f'{copied}/other/checkpoints', folder.checkpoints)
+    assert evaluate.main(Evaluate(run=copied, references=False)) == 0
+    after = answer(copied)
+    assert after['question']['step'] == before['question']['step']
+    assert after['collapse'] != before['collapse']
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda record: record['data'].update(fingerprint='of other images'),
+        lambda record: record['experiment']['fields']['data']['fields'].update(test='test[:32]'),
+    ],
+)
+def test_other_images_are_another_question(evaluated, tmp_path, monkeypatch, change):
+    folder = RunFolder.at(str(tmp_path / 'run'))
+    shutil.copytree(evaluated[0], tmp_path / 'run')
+    record = folder.read()
+    change(record)
+    folder.record.write_text(json.dumps(record))
+    forbid(monkeypatch, 'open_source')
+    with pytest.raises(AssertionError, match='open_source was called'):
+        evaluate.main(Evaluate(run=str(tmp_path / 'run'), sgd='simclr'))
+
+
+@pytest.mark.parametrize('kept', ['of an older version', '{"question"', '[]'])
+def test_an_evaluation_that_does_not_say_of_which_weights_is_not_there(
+    evaluated, tmp_path, monkeypatch, kept
+):
+    shutil.copytree(evaluated[0], tmp_path / 'run')
+    if kept == 'of an older version':
+        named = ('step', 'data', 'train', 'validation', 'test', 'layer', 'references', 'sgd')
+        question = {name: evaluated[1]['question'][name] for name in named}
+        kept = json.dumps({**evaluated[1], 'question': question})
+    RunFolder.at(str(tmp_path / 'run')).evaluation.write_text(kept)
+    forbid(monkeypatch, 'open_source')
+    with pytest.raises(AssertionError, match='open_source was called'):
+        evaluate.main(Evaluate(run=str(tmp_path / 'run'), sgd='simclr'))
+
+
 def test_without_references_the_encoder_has_the_only_row_and_the_same_scores(copied, evaluated):
     assert evaluate.main(Evaluate(run=copied, references=False)) == 0
     found = answer(copied)
@@ -160,16 +206,41 @@ def test_the_command_line_takes_presets_alone(run, capsys):
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        ({'validation': 'test'}, "validation and test are both 'test', so that k would be chosen"),
-        ({'test': 'validation'}, 'k would be chosen on test; set --validation'),
-        ({'test': 'train[:40]'}, 'scored on what they are fitted to; set --train'),
-        ({'validation': 'train[:40]'}, 'its own neighbour when k is chosen; set --train'),
+        ({'validation': 'test'}, "validation and test are both 'test', so that what is chosen"),
+        ({'test': 'validation'}, 'would be chosen on test; set --validation'),
+        ({'test': 'train[:40]'}, 'scored on images that it has seen; set --train'),
+        ({'validation': 'train[:40]'}, 'would be its own nearest neighbour; set --train'),
     ],
 )
 def test_a_split_that_serves_twice_is_refused(run, monkeypatch, options, says):
     forbid(monkeypatch, 'open_source')
     with pytest.raises(ValueError, match=says):
         evaluate.main(Evaluate(run=run, **options))
+
+
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (
+            {'validation': 'test[:50%]'},
+            r"validation \('test\[:50%\]'\) and test \('test'\) share 32 images, .* --validation",
+        ),
+        ({'test': 'train[30:50]'}, r"train \('train\[:40\]'\) .* share 10 images, .* --train to"),
+        ({'validation': 'validation+train[:1]'}, 'share 1 images, .* its own nearest neighbour'),
+        ({'train': 'all', 'validation': 'validation'}, 'share 64 images'),
+    ],
+)
+def test_splits_that_overlap_are_refused(run, monkeypatch, options, says):
+    forbid(monkeypatch, 'extract')
+    with pytest.raises(ValueError, match=says):
+        evaluate.main(Evaluate(run=run, **options))
+
+
+def test_test_images_that_were_trained_on_are_counted_below_the_table(copied, capsys):
+    options = {'train': 'train[40:80]', 'test': 'train[20:40]+test', 'references': False}
+    assert evaluate.main(Evaluate(run=copied, **options)) == 0
+    said = 'The encoder was trained on 20 of the test images (its train: train[:40]).'
+    assert said in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -207,8 +278,23 @@ def test_data_without_labels_is_refused_before_anything_is_embedded(run, tmp_pat
 def test_more_than_fits_the_linear_probe_is_refused_before_anything_is_embedded(run, monkeypatch):
     forbid(monkeypatch, 'extract')
     monkeypatch.setattr(evaluate, 'MOST_SCORES', 40 * 4 * 5 - 1)
-    with pytest.raises(ValueError, match=r'40 examples x 4 classes x 5 folds .* at most 39'):
+    says = r"40 examples x 4 classes x 5 folds .* at most 39 .* --train 'train\[:39\]', .* --sgd"
+    with pytest.raises(ValueError, match=says):
         evaluate.main(Evaluate(run=run))
+
+
+def test_more_than_fits_logistic_regression_has_neighbours_and_the_probe_by_sgd(
+    copied, evaluated, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluate, 'MOST_SCORES', 40 * 4 * 5 - 1)
+    assert evaluate.main(Evaluate(run=copied, sgd='simclr')) == 0
+    said, found, whole = capsys.readouterr().out, answer(copied), evaluated[1]
+    assert said.splitlines()[2].startswith('| SimCLR, 1 epochs | - | - | ')
+    assert 'Logistic regression would hold 40 examples x 4 classes x 5 folds' in said
+    for row, other in zip(found['table']['rows'], whole['table']['rows'], strict=True):
+        assert row['linear'] is row['few'] is row['c'] is None
+        assert (row['knn'], row['k']) == (other['knn'], other['k'])
+    assert found['sgd'] == whole['sgd'] and found['collapse'] == whole['collapse']
 
 
 def test_raw_pixels_too_many_have_no_row_but_a_line(copied, monkeypatch, capsys):
@@ -231,8 +317,8 @@ def test_corrupt_images_may_be_as_many_as_the_experiment_allows(copied, tmp_path
                 file.write_bytes(b'this is no image')
     seen = []
 
-    def table(rows):
-        seen.extend([len(split) for split in splits] for splits in rows.values())
+    def table(rows, protocol):
+        seen.extend([len(split) for split in splits] for _, splits in rows)
         raise InterruptedError
 
     monkeypatch.setattr(evaluate, 'table', table)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ssljax.evaluate.accuracy import Accuracy
+from ssljax.evaluate.classifier import Moments
 from ssljax.evaluate.features import Features
-from ssljax.evaluate.knn import choose_k, knn, nearest, vote
+from ssljax.evaluate.knn import _merged, choose_k, knn, nearest, vote
 
 
 def clusters(n, seed, classes=7, d=12, noise=1.0):
@@ -108,10 +109,21 @@ def test_equal_neighbours_come_by_position_across_tiles(bank_tile):
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs():
-    rows = jax.ShapeDtypeStruct((8192, 32), jnp.float32)
-    compiled = nearest.lower(rows, rows, k=10, query_tile=128, bank_tile=512).compile()
+    shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct(sizes, dtype)
+    best = shape(64, 128, 10), shape(64, 128, 10, dtype=jnp.int32)
+    merged = lambda *a: _merged(*a, Moments.identity(32), (0, 8192))
+    lowered = jax.jit(merged).lower(best, shape(64, 128, 32), shape(512, 32))
+    compiled = lowered.compile()
     pairs = 4 * 8192**2
     assert compiled.memory_analysis().temp_size_in_bytes < pairs / 32
+
+
+def test_moments_standardise_both_sides():
+    moments = Moments.of(BANK.features)
+    turn = lambda f: Features.of(moments.standardise(jnp.asarray(f.features)), f.labels)
+    ks = (1, 10, 50)
+    assert knn(BANK, QUERY, ks=ks, moments=moments) == knn(turn(BANK), turn(QUERY), ks=ks)
+    assert knn(BANK, QUERY, ks=ks, moments=moments) != knn(BANK, QUERY, ks=ks)
 
 
 def test_a_small_temperature_does_not_overflow():

@@ -57,7 +57,7 @@ def test_held_out_loss_is_that_of_the_fits_without_each_fold():
     cs = (0.01, 0.1)
     fit = LogisticProbe(cs=cs, patience=9).fit(TRAIN)
     fold = stratified(TRAIN.labels, 5, seed=0)
-    moments = Moments.of(jnp.asarray(TRAIN.features))
+    moments = Moments.of(TRAIN.features)
     for c in cs:
         loss = 0.0
         for i in range(5):

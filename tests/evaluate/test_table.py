@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -135,3 +136,32 @@ def test_missing_labels_too_few_labels_and_no_rows_are_refused():
         table(ROWS, dataclasses.replace(PROTOCOL, per_class=41))
     with pytest.raises(ValueError, match='no rows'):
         table({}, PROTOCOL)
+
+
+def test_without_a_probe_there_are_neighbours_alone():
+    bare = table(ROWS, dataclasses.replace(PROTOCOL, probe=None))
+    for row, whole in zip(bare.rows, TABLE.rows, strict=True):
+        assert (row.linear, row.c, row.few) == (None, None, None)
+        assert (row.knn, row.k) == (whole.knn, whole.k)
+        assert row.cells()[1:3] == ('-', '-')
+        assert row.cells()[3] == whole.cells()[3]
+    assert 'Logistic regression is left out (-).' in bare.markdown()
+    assert 'cross-validation' not in bare.markdown()
+    content = json.loads(json.dumps(bare.as_dict()))
+    assert content['protocol']['probe'] is None
+    assert [content['rows'][0][name] for name in ('linear', 'c', 'few')] == [None] * 3
+
+
+def test_rows_may_be_made_one_after_the_other():
+    alive = []
+
+    def made(name):
+        assert not any(reference() for reference in alive)
+        copies = tuple(dataclasses.replace(split) for split in ROWS[name])
+        alive.extend(map(weakref.ref, copies))
+        return copies
+
+    protocol = dataclasses.replace(PROTOCOL, probe=None)
+    lazy = table(((name, made(name)) for name in ROWS), protocol)
+    assert lazy.rows == table(ROWS, protocol).rows
+    assert len(alive) == 9

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssljax.evaluate import kept
 from ssljax.evaluate.monitor import monitor
 from ssljax.evaluate.table import Display
 from ssljax.experiment import Data, Evaluation, Experiment
@@ -49,10 +50,16 @@ def run(folder, **data):
 @pytest.fixture(scope='module')
 def shown(tmp_path_factory):
     """The page of a run that was evaluated."""
-    folder = run(tmp_path_factory.mktemp('run'))
+    return page.write(evaluated(run(tmp_path_factory.mktemp('run')))).read_text()
+
+
+def evaluated(folder, **question):
+    """The folder with a table of its newest checkpoint, or of what the question says instead."""
     display = Display(('encoder', 'kNN'), (('<one>', '71.3'),), 'Top-1.', ('And more.',))
-    folder.evaluation.write_text(json.dumps({'display': dataclasses.asdict(display)}))
-    return page.write(folder).read_text()
+    asked = {**kept.identity(*load_state(folder), folder.read()), 'sgd': 'none', **question}
+    content = {'question': asked, 'display': dataclasses.asdict(display)}
+    folder.evaluation.write_text(json.dumps(content))
+    return folder
 
 
 def neighbours(text):
@@ -79,6 +86,40 @@ def test_the_page_stands_alone_and_shows_everything(shown):
 def test_the_table_is_shown_with_every_line_below_it(shown):
     assert '<td>&lt;one&gt;</td><td>71.3</td>' in shown
     assert 'Top-1. And more.' in shown
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+    """The page's part about the table, of a run and a checkpoint."""
+    folder = run(tmp_path_factory.mktemp('run'))
+    looks = {'neighbours': [], 'map': '', 'labelled': False}
+
+    def write(monkeypatch, checkpoint='latest'):
+        monkeypatch.setattr(page, '_looks', lambda *arguments: looks)
+        return ' '.join(page.write(folder, checkpoint).read_text().split())
+
+    return folder, write
+
+
+@pytest.mark.parametrize('question', [{'weights': 'others'}, {'images': 'others'}, {'step': 1}])
+def test_a_table_of_another_checkpoint_is_left_out(plain, monkeypatch, question):
+    folder, write = plain
+    evaluated(folder, **question)
+    text = write(monkeypatch)
+    assert '71.3' not in text and 'No table yet' not in text
+    assert f'of another checkpoint (step {question.get("step", 2)}) than this page' in text
+    assert '<code>ssljax evaluate</code> makes the one of this' in text
+    assert '<code>ssljax evaluate --checkpoint 2</code>' in write(monkeypatch, 2)
+
+
+def test_a_table_that_does_not_say_what_it_is_of_is_none(plain, monkeypatch):
+    folder, write = plain
+    content = json.loads(evaluated(folder).evaluation.read_text())
+    content['question'] = {'step': 2}
+    folder.evaluation.write_text(json.dumps(content))
+    text = write(monkeypatch)
+    assert '71.3' not in text
+    assert 'No table yet: <code>ssljax evaluate</code> makes it' in text
 
 
 def test_neighbours_are_framed_by_class(shown):
