@@ -52,6 +52,9 @@ class Train:
     """Number of devices to use (default: all)."""
     smoke: bool = False
     """Shrink the experiment to seconds, on made images: does everything work?"""
+    definition: str | None = None
+    """The Python file that defines classes of your own, if EXPERIMENT is the folder of a run that
+    has any. It is executed."""
     profile: bool = False
     """Write a JAX trace of a few steps and the measured share of peak FLOPs."""
     coordinator: str | None = None
@@ -97,7 +100,8 @@ class Evaluate(OfRun):
     references: bool = True
     """Whether random weights and raw pixels have a row each."""
     sgd: Literal['none', 'simclr', 'byol', 'moco'] = 'none'
-    """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike."""
+    """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike. It
+    takes any number of training images; logistic regression is left out where they are too many."""
     batch: int = 256
     """Images a batch."""
 

@@ -24,6 +24,7 @@ from ssljax.core import TrainState
 from ssljax.definitions import defined_in
 from ssljax.evaluate.monitor import monitor
 from ssljax.experiment import Experiment
+from ssljax.sweep import lock
 from ssljax.sweep.folder import write
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
@@ -76,6 +77,7 @@ def check(job: dict[str, Any]) -> int:
 def run(job: dict[str, Any]) -> int:
     """Trains and evaluates, going on with what is there, and writes result.json last."""
     (experiment, folder), path = _opened(job), pathlib.Path(job['folder'])
+    lock.sign(path)  # the sweep holds the lock; this process is the one to be told to stop
     session = Session.open(experiment)
     step = _Counted(session)
     outcome = train(session, folder, monitor(session), step)
@@ -148,23 +150,37 @@ def wall_seconds(folder: RunFolder) -> float:
     """Seconds that the steps of a run took, over all processes that had a part in it.
 
     Compilation is left out: in every process what went before the first line of metrics counts like
-    the steps behind it (a process that wrote one line counts whole). What was lost to a kill is not
-    in the metrics and does not count.
+    the steps behind it (a process that wrote one line counts whole). So are looks at validation.
+    What was lost to a kill is not in the metrics and does not count.
     """
     parts: dict[int, list[tuple[int, float]]] = {}
+    looks: dict[int, float] = {}
     batch = folder.experiment().batch
     for record in metrics.read(folder.path):
+        step, clock = record['step'], record['clock']
         if 'loss' in record:
             # Seconds and rate are since the process began, which tells the step it began at.
-            step, clock = record['step'], record['clock']
             first = round(step - clock['images/s'] * clock['seconds'] / batch)
             parts.setdefault(first, []).append((step, clock['seconds']))
-    return sum(_part_seconds(first, lines) for first, lines in parts.items())
+        elif 'validation' in record:
+            looks[step] = clock['evaluation_s']
+    return sum(_part_seconds(first, lines, looks) for first, lines in parts.items())
 
 
-def _part_seconds(first: int, lines: list[tuple[int, float]]) -> float:
+def _part_seconds(first: int, lines: list[tuple[int, float]], looks: dict[int, float]) -> float:
+    """Seconds of the steps of one process.
+
+    Args:
+        first: the step it began at.
+        lines: step and seconds since then, of every line.
+        looks: seconds of looking at validation, by step; it comes behind the line of its step.
+    """
     (begin, early), (end, late) = lines[0], lines[-1]
-    return late if begin == end else (late - early) * (end - first) / (end - begin)
+    looked = lambda after, before: sum(s for step, s in looks.items() if after <= step < before)
+    if begin == end:
+        # A look at the step it began at is from before.
+        return late - looked(first + 1, end)
+    return (late - early - looked(begin, end)) * (end - first) / (end - begin)
 
 
 def peak_memory() -> float:

@@ -1,11 +1,13 @@
 """`ssljax train`: an experiment file, overrides and a folder become a run."""
 
 import os
+from typing import Any
 
 from etils import epath
 
 from ssljax import overrides
 from ssljax.cli import Train, guarded
+from ssljax.definitions import defined_in
 from ssljax.definitions import load_experiment as load
 from ssljax.experiment import Experiment
 
@@ -24,6 +26,7 @@ def main(options: Train, changes: list[str]) -> int:
 def _train(experiment: Experiment, folder: str, options: Train) -> int:
     import jax
 
+    from ssljax.commands.alone import alone
     from ssljax.evaluate.monitor import monitor
     from ssljax.train.folder import RunFolder
     from ssljax.train.interrupt import EXIT_INTERRUPTED
@@ -36,21 +39,42 @@ def _train(experiment: Experiment, folder: str, options: Train) -> int:
     if options.profile:
         from ssljax.train.profile import Profile
 
-        profile = Profile(session, target)
-    outcome = train(session, target, monitor(session), profile)
+        profile = Profile(session, target, flops)
+    measure = monitor(session)
+    # Only behind all that may be refused: the lock makes the folder.
+    with alone(target.path):
+        outcome = train(session, target, measure, profile)
     if profile is not None and jax.process_index() == 0:
         print(profile.summary())
     return 0 if outcome.finished else EXIT_INTERRUPTED
 
 
+def flops(compiled: Any) -> float:
+    """Floating-point operations of a compiled step on one device, rounds of its loops included."""
+    from ssljax.plan.hlo import Program
+    from ssljax.plan.work import work
+
+    return work(Program.parse(compiled.as_text()), compiled.cost_analysis() or {}).flops
+
+
 def resolve(options: Train, changes: list[str]) -> tuple[Experiment, str]:
-    """The experiment with its changes, and the folder of its run."""
+    """The experiment with its changes, and the folder of its run.
+
+    Raises:
+        ValueError: a run is to go on, and to be shrunk.
+    """
     path = epath.Path(options.experiment)
     prog = f'ssljax train {options.experiment}'
     if (path / 'run.json').exists():
+        if options.smoke:
+            raise ValueError(
+                f'{path} is the folder of a run, which goes on as it began; --smoke shrinks an '
+                'experiment file. Leave --smoke out, or name the file'
+            )
         from ssljax.train.folder import RunFolder
 
-        experiment, folder = RunFolder(path).experiment(), str(path)
+        own = defined_in(options.definition)
+        experiment, folder = RunFolder(path, own).experiment(), str(path)
     else:
         experiment = load(options.experiment)
         if options.smoke:

@@ -1,6 +1,7 @@
 """A run's folder: what it holds, under which names, and how a run is rebuilt from it alone.
 
-run.json          the resolved experiment, versions, commit, data fingerprint
+run.json          the resolved experiment, data fingerprint, versions, commit, devices; `resumed`
+                  has the steps from which on it went on with others of the last three
 metrics.jsonl     a line every few steps
 checkpoints/      the states
 evaluation.json   the final table
@@ -9,6 +10,7 @@ report.html       all of it to look at
 """
 
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import platform
@@ -113,35 +115,48 @@ class RunFolder:
         views = tuple((name, tuple(shape)) for name, shape in found.pop('views'))
         return Signature(views=views, **found)
 
-    def begin(self, experiment: Experiment, data: Signature, fingerprint: str) -> None:
+    def begin(
+        self, experiment: Experiment, data: Signature, fingerprint: str, step: int = 0
+    ) -> str:
         """Writes the record of a new run, or checks that this is the run that was begun here.
 
         Of several processes the first writes it, and the others see that they see it.
+
+        Args:
+            experiment: what is run.
+            data: what its data deliver.
+            fingerprint: of its training images.
+            step: that the run goes on from.
+
+        Returns:
+            What this part of the run has other than the part before (packages, commit, devices), in
+            words, for process 0 to say; '' if nothing is.
 
         Raises:
             ValueError: naming the fields that differ and those that may; or a process that does
                 not see the folder of process 0.
         """
+        changes = ''
         if self.exists():
             self.check(experiment, data, fingerprint)
             if jax.process_index() == 0:
-                self._write({**self.read(), 'experiment': config.encode(experiment)})
+                record = {**self.read(), 'experiment': config.encode(experiment)}
+                if step < experiment.run(data.examples).steps:
+                    record, changes = _resumed(record, step)
+                self._write(record)
         elif jax.process_index() == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write(
                 {
                     'experiment': config.encode(experiment),
                     'data': {'fingerprint': fingerprint, **dataclasses.asdict(data)},
-                    'ssljax': ssljax.__version__,
-                    'commit': commit(),
-                    'python': platform.python_version(),
-                    'packages': _versions(),
-                    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+                    **_origin(),
                 }
             )
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices('the record of the run')
             self._wait_until_seen()
+        return changes
 
     def _wait_until_seen(self) -> None:
         end = time.monotonic() + SEEN_WITHIN
@@ -222,6 +237,43 @@ def commit() -> str | None:
 def _git(folder: epath.Path, *arguments: str) -> str:
     command = ['git', '-C', str(folder), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _origin() -> dict[str, Any]:
+    """What a part of a run is computed with."""
+    return {
+        'ssljax': ssljax.__version__,
+        'commit': commit(),
+        'python': platform.python_version(),
+        'packages': _versions(),
+        'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    }
+
+
+def _resumed(record: dict[str, Any], step: int) -> tuple[dict[str, Any], str]:
+    """The record of a run that goes on from a step, and what it has other than before, in words.
+
+    As the lines of metrics, the parts that began at this step or later are dropped: none of their
+    steps is left.
+    """
+    now = _origin()
+    parts = [part for part in record.get('resumed', ()) if part['step'] < step]
+    before, after = _flat(parts[-1] if parts else record), _flat(now)
+    changes = [
+        f'{name} {after.get(name)} ({before.get(name)} before)'
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if changes:
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+        parts.append({'step': step, 'date': date, **now})
+    record = {name: value for name, value in record.items() if name != 'resumed'}
+    return {**record, 'resumed': parts} if parts else record, ', '.join(changes)
+
+
+def _flat(origin: dict[str, Any]) -> dict[str, Any]:
+    names = ('ssljax', 'commit', 'python', 'devices')
+    return {**{name: origin.get(name) for name in names}, **origin.get('packages', {})}
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""The training loop: batches in, steps out, and everything that happens between two steps."""
+"""The training loop: batches in, steps out, and everything that happens between two steps.
+
+Behind step t, in this order: its line of metrics, the evaluation if one is due, the checkpoint;
+then, ahead of step t + 1, `refresh`. Told to stop where an evaluation is due, a run saves and ends
+without it, for the time that it is given may be short; whoever goes on makes up for it first.
+"""
 
 import contextlib
 import dataclasses
@@ -12,11 +17,11 @@ import jax
 
 from ssljax.core import TrainState
 from ssljax.data.pipeline import batches
+from ssljax.train import metrics
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.folder import RunFolder
 from ssljax.train.initial import initial_state
 from ssljax.train.interrupt import Interrupt, on_signals
-from ssljax.train.metrics import MetricsWriter
 from ssljax.train.progress import Reporter, reporter
 from ssljax.train.refresh import refresher
 from ssljax.train.session import Session
@@ -50,7 +55,8 @@ class Outcome:
     Attributes:
         state: the state it ended with.
         step: steps taken so far.
-        finished: False if it was interrupted and has saved.
+        finished: False if it was interrupted and has saved: before the last step, or before the
+            evaluation behind it.
     """
 
     state: TrainState
@@ -63,20 +69,20 @@ class _Record:
     """Writes the metrics of steps, one step late, and counts the steps that were skipped."""
 
     session: Session
-    writer: MetricsWriter
+    writer: metrics.MetricsWriter
     show: Reporter
     skipped: int
     began: float
     first: int
     pending: tuple[int, Mapping[str, Any]] | None = None
 
-    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def push(self, step: int, arrays: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of a step just dispatched and settles those of the one before.
 
         Reading the newest would wait for the device; the one before is ready or nearly so.
         """
         self.settle()
-        self.pending = (step, metrics)
+        self.pending = (step, arrays)
 
     def settle(self) -> None:
         """Reads and writes what is pending."""
@@ -163,17 +169,22 @@ def train(
         )
         restored = checkpoints.restore(session.abstract)
         state, meta = restored or (initial_state(session), {'skipped': 0})
-        # Only now is there something to go on with: a start that failed leaves no record behind.
-        folder.begin(*identity)
         start = int(state.step)
+        # Only now is there something to go on with: a start that failed leaves no record behind.
+        changes = folder.begin(*identity, start)
         show = stack.enter_context(reporter(run.steps, start))
         writer = stack.enter_context(
-            contextlib.closing(MetricsWriter(folder.path, resume_step=start))
+            contextlib.closing(metrics.MetricsWriter(folder.path, resume_step=start))
         )
         if restored:
             show.say(f'continuing {folder.path} at step {start} of {run.steps}')
+        if changes:
+            show.say(f'from step {start} on with {changes}; see `resumed` in {folder.record}')
         record = _Record(session, writer, show, meta['skipped'], time.monotonic(), start)
+        measure = measure if experiment.evaluation.every > 0 else None
         parts = _Parts(step or session.step, checkpoints, writer, show, interrupt, measure)
+        if meta.get('unevaluated') and measure is not None:
+            _make_up(state, record, parts, folder)
         return _loop(session, state, record, parts)
 
 
@@ -181,7 +192,7 @@ def train(
 class _Parts:
     take: Step
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: metrics.MetricsWriter
     show: Reporter
     interrupt: Interrupt
     measure: Measure | None
@@ -193,25 +204,27 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
     stream = batches(
         session.source, experiment.recipe, session.stream(), start=record.first, stop=run.steps
     )
-    step, between = record.first, refresher(session)
+    step, between, unevaluated = record.first, refresher(session), False
     for batch in stream:
         if between is not None and step % between[0] == 0:
             state = between[1](state)
-        state, metrics = parts.take(state, session.placement.put(batch))
+        state, arrays = parts.take(state, session.placement.put(batch))
         step += 1
-        record.push(step, metrics)
+        record.push(step, arrays)
         last, told = step == run.steps, parts.interrupt.reached(step)
-        wanted = experiment.evaluation.every > 0 and parts.measure is not None
-        score = None
-        if wanted and (last or step % evaluate_every == 0):
+        evaluates = parts.measure is not None and (last or step % evaluate_every == 0)
+        unevaluated, score = evaluates and told, None
+        if evaluates and not told:
             record.settle()
-            score = _measure(step, state, record, parts)
+            line = _evaluated(step, state, record, parts)
+            parts.writer.write(line)
+            score = _score(line)
         # Every state that was scored is saved: it may be the best.
         due = step % experiment.checkpoint.every == 0 or score is not None
         if last or told or due:
             record.settle()
             parts.writer.sync()
-            meta = {'skipped': record.skipped}
+            meta = {'skipped': record.skipped, 'unevaluated': unevaluated}
             if not parts.checkpoints.save(step, state, meta, score) and (last or told):
                 raise NotSavedError(
                     f'the state after step {step} is not finite and was not saved; the last '
@@ -224,17 +237,38 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
         where = session.source.where(index)
         parts.show.say(f'{where} could not be decoded; another took its place')
     parts.checkpoints.wait()
-    if step < run.steps:
+    finished = step == run.steps and not unevaluated
+    if not finished:
         parts.show.say(f'stopped at step {step} and saved; the same command goes on from there')
-    return Outcome(state, step, finished=step == run.steps)
+    return Outcome(state, step, finished)
 
 
-def _measure(step: int, state: TrainState, record: _Record, parts: _Parts) -> float | None:
+def _make_up(state: TrainState, record: _Record, parts: _Parts, folder: RunFolder) -> None:
+    """The evaluation that a run left out when it was told to stop, as if it had not been.
+
+    Its line comes ahead of the next step's, and the state is saved again, with its score.
+    """
+    step = record.first
+    line = _evaluated(step, state, record, parts)
+    # The line is there, and remains, if a kill came between it and the end of the save.
+    if not any(r['step'] == step and 'validation' in r for r in metrics.read(folder.path)):
+        parts.writer.write(line)
+    parts.writer.sync()
+    meta = {'skipped': record.skipped, 'unevaluated': False}
+    parts.checkpoints.save(step, state, meta, _score(line))
+    record.began = time.monotonic()  # as if the process had begun here
+
+
+def _evaluated(step: int, state: TrainState, record: _Record, parts: _Parts) -> dict[str, Any]:
+    """The line of metrics of a state's evaluation, which it shows."""
     began = time.monotonic()
     values = parts.measure(state)
     seconds = time.monotonic() - began
-    parts.writer.write({'step': step, 'validation': values, 'clock': {'evaluation_s': seconds}})
     parts.show.show(step, values, time.monotonic() - record.began)
     for alarm in values.get('alarms', ()):
         parts.show.say(f'step {step}: {alarm}')
-    return values.get('knn_top1')
+    return {'step': step, 'validation': values, 'clock': {'evaluation_s': seconds}}
+
+
+def _score(line: Mapping[str, Any]) -> float | None:
+    return line['validation'].get('knn_top1')

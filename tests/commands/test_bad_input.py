@@ -1,15 +1,23 @@
 """Bad input gets a clear error before anything starts, and nothing is lost."""
 
+import errno
+import fcntl
+import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ssljax import cli
+from ssljax.commands import alone
+from ssljax.sweep import lock
 from ssljax.train import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -150,6 +158,13 @@ def test_fields_that_may_change_may_change(finished, tiny):
     assert cli.run(['train', tiny, '--log_every', '2', '--folder', str(finished)]) == 0
 
 
+def test_a_run_that_goes_on_is_not_shrunk(capsys, finished):
+    before = metrics.read(finished)
+    said = refused(capsys, 'train', str(finished), '--smoke')
+    assert f'{finished} is the folder of a run' in said and 'Leave --smoke out' in said
+    assert metrics.read(finished) == before
+
+
 def test_init_from_a_run_an_export_and_nothing(capsys, finished, tiny, tmp_path):
     assert cli.run(['export', str(finished)]) == 0
     starts = {}
@@ -182,6 +197,77 @@ def test_a_start_that_failed_does_not_hold_the_folder(capsys, tiny, tmp_path):
     said = refused(capsys, 'train', tiny, '--init_from', str(tmp_path), *folder)
     assert 'init_from' in said
     assert cli.run(['train', tiny, *folder]) == 0
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(capsys, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(alone, 'PATIENCE', 0.0)
+    monkeypatch.setattr(alone, 'PATIENCE_WITH_ANOTHER_MACHINE', 0.0)
+    folder = tmp_path / 'run'
+    command = ['train', tiny, '--folder', str(folder)]
+    descriptor = lock.take(folder)
+    said = refused(capsys, *command)
+    assert f'process {os.getpid()} on' in said and f'has been training in {folder} since' in said
+    assert 'choose another --folder' in said and 'remove' not in said
+
+    away = {'pid': 7, 'host': 'another', 'since': '2026-01-01T00:00:00+00:00'}
+    (folder / lock.NAME).write_text(json.dumps(away))
+    said = refused(capsys, *command)
+    assert 'process 7 on another' in said and f'is lost, remove {folder / lock.NAME}' in said
+    (folder / lock.NAME).write_text('')
+    assert 'another process trains in' in refused(capsys, *command)
+    assert os.listdir(folder) == [lock.NAME]
+
+    os.close(descriptor)
+    assert cli.run(command) == 0
+
+
+def test_a_lock_that_is_let_go_in_time_is_waited_for(tiny, tmp_path, monkeypatch):
+    folder = tmp_path / 'run'
+    descriptor = lock.take(folder)
+    let_go = lambda _: os.close(descriptor)
+    monkeypatch.setattr(alone, 'time', types.SimpleNamespace(monotonic=lambda: 0.0, sleep=let_go))
+    assert cli.run(['train', tiny, '--folder', str(folder)]) == 0
+
+
+def test_where_there_are_no_locks_it_says_so_and_trains(capsys, tiny, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    assert cli.run(['train', tiny, '--folder', str(tmp_path / 'run')]) == 0
+    said = capsys.readouterr().err
+    assert 'ssljax: warning:' in said and 'No locks available' in said
+
+
+def everything(folder):
+    """Names and contents of all files in a folder."""
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_a_second_launch_does_no_harm_and_a_killed_one_holds_nothing(tiny, tmp_path):
+    folder = tmp_path / 'run'
+    program = 'from ssljax.cli import main; main()'
+    more = ('--steps', '200', '--checkpoint.every', '5', '--folder', str(folder))
+    command = [sys.executable, '-c', program, 'train', tiny, *more]
+    first = subprocess.Popen(command)
+    checkpoints = folder / 'checkpoints'
+    end = time.monotonic() + 300
+    while len([*checkpoints.glob('*/DIGEST')]) < 2:
+        assert first.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # a run so slow that nothing of it changes meanwhile
+    before = everything(folder)
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == cli.EXIT_USAGE, second.stderr
+    assert f'process {first.pid} on' in second.stderr
+    assert everything(folder) == before
+    first.kill()
+    first.wait()
+    third = subprocess.run(command, capture_output=True, text=True)
+    assert third.returncode == 0, third.stderr
+    assert f'continuing {folder}' in third.stdout
+    assert [r['step'] for r in metrics.read(folder)] == list(range(1, 201))
 
 
 def test_numbers_out_of_range_are_refused_before_anything_starts(capsys, tiny, tmp_path):

@@ -148,7 +148,7 @@ def test_a_study_that_is_done_starts_nothing(tmp_path, monkeypatch):
     assert '| a |' in (tmp_path / 'results.md').read_text()
 
 
-def test_wall_time_is_that_of_the_steps_over_all_parts_without_compilation(tmp_path):
+def test_wall_time_is_that_of_the_steps_without_compilation_and_looks_at_validation(tmp_path):
     folder = RunFolder.at(str(tmp_path))
     record = {'experiment': config.encode(EXPERIMENT), 'data': {}}
     folder.record.write_text(json.dumps(record))
@@ -157,15 +157,27 @@ def test_wall_time_is_that_of_the_steps_over_all_parts_without_compilation(tmp_p
         rate = (step - first) * EXPERIMENT.batch / seconds
         return {'step': step, 'loss': 1.0, 'clock': {'seconds': seconds, 'images/s': rate}}
 
-    # The first part begins at step 0, compiles for 9 s and takes 1 s a step; the second goes on
-    # from step 20, compiles for 4 s and takes 2 s a step.
-    first = [line(step, 0, 9.0 + step) for step in (5, 10, 15, 20)]
-    second = [line(step, 20, 4.0 + 2 * (step - 20)) for step in (22, 30)]
-    look = {'step': 20, 'validation': {'knn_top1': 0.5}, 'clock': {'evaluation_s': 99.0}}
-    written = [*first, look, *second]
+    def look(step, seconds):
+        return {'step': step, 'validation': {'knn': step}, 'clock': {'evaluation_s': seconds}}
+
+    # The first part begins at step 0, compiles for 9 s and takes 1 s a step, beside 3 s of looking
+    # behind its first line, and 99 s behind its last one.
+    first = [line(5, 0, 9.0 + 5.0), look(5, 3.0)]
+    first += [*(line(step, 0, 9.0 + step + 3.0) for step in (10, 15, 20)), look(20, 99.0)]
+    # The second goes on from step 20, compiles for 4 s and takes 2 s a step, with 7 s of looking.
+    second = [
+        line(22, 20, 4.0 + 4.0),
+        look(24, 7.0),
+        line(30, 20, 4.0 + 20.0 + 7.0),
+        look(30, 50.0),
+    ]
+    # The third wrote one line, at step 40: 5 s of compilation and 10 of steps; 2 s of looking.
+    third = [look(35, 2.0), line(40, 30, 5.0 + 10.0 + 2.0), look(40, 60.0)]
+    written = [*first, *second, *third]
     (tmp_path / metrics.NAME).write_text(''.join(json.dumps(w) + '\n' for w in written))
-    assert sweep_child.wall_seconds(folder) == pytest.approx(20 * 1 + 10 * 2)
-    assert sweep_child.curve(folder) == [{'images': 20 * 16, 'knn_top1': 0.5}]
+    assert sweep_child.wall_seconds(folder) == pytest.approx(20 * 1 + 10 * 2 + 15)
+    assert sweep_child.curve(folder)[0] == {'images': 5 * 16, 'knn': 5}
+    assert [seen['knn'] for seen in sweep_child.curve(folder)] == [5, 20, 24, 30, 35, 40]
 
 
 def test_peak_memory_is_of_this_process_alone():
@@ -237,6 +249,7 @@ def test_killed_told_and_killed_again_it_ends_as_if_nothing_had_happened(tmp_pat
 
     process = start(file, folder)  # the sweep is killed: its run saves and stops
     until(process, lambda: step_of(first) > 7)
+    assert lock.holder(first).pid in children(folder)  # not the sweep, which has the lock too
     process.kill()
     process.communicate()
     until(None, lambda: not children(folder))

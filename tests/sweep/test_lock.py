@@ -1,8 +1,12 @@
 """One holder at a time, and none when its processes are gone."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+
+import pytest
 
 from ssljax.sweep import lock
 
@@ -53,3 +57,29 @@ def test_waiting_ends_when_it_is_free(tmp_path):
     with lock.held(tmp_path / 'run'):
         assert mark.exists()
     process.communicate()
+
+
+def test_it_says_who_has_it_and_since_when(tmp_path):
+    assert lock.holder(tmp_path) is None
+    descriptor = lock.take(tmp_path)
+    found = lock.holder(tmp_path)
+    assert found.pid == os.getpid() and found.here and found.since.startswith('20')
+    program = (
+        'import pathlib, sys; from ssljax.sweep import lock; lock.sign(pathlib.Path(sys.argv[1]))'
+    )
+    child = subprocess.Popen([sys.executable, '-c', program, str(tmp_path)])
+    child.wait()
+    assert lock.holder(tmp_path).pid == child.pid
+    assert lock.take(tmp_path) is None  # to sign is not to let go
+    os.close(descriptor)
+    (tmp_path / lock.NAME).write_text('')  # as when the disk was full
+    assert lock.holder(tmp_path) is None and lock.take(tmp_path) is not None
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with pytest.raises(lock.NoLocksError, match='No locks available'):
+        lock.take(tmp_path)

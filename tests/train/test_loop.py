@@ -2,12 +2,15 @@
 
 import dataclasses
 import pathlib
+import shutil
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax.commands.train import flops
 from ssljax.data.pipeline import batches
 from ssljax.evaluate.monitor import monitor
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
@@ -15,9 +18,11 @@ from ssljax.methods.simclr import SimCLR
 from ssljax.nets.heads import ProjectionHead
 from ssljax.nets.small import SmallResNet
 from ssljax.optim import LARS
-from ssljax.train import metrics
+from ssljax.train import digest, loop, metrics
+from ssljax.train import folder as folders
 from ssljax.train.folder import RunFolder
 from ssljax.train.initial import load_state
+from ssljax.train.interrupt import Interrupt
 from ssljax.train.loop import train
 from ssljax.train.profile import TRACED, WARM, Profile
 from ssljax.train.session import Session
@@ -104,7 +109,7 @@ def test_two_hosts_with_half_of_the_rows_each_see_what_one_host_sees():
     assert seen == 3
 
 
-def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path):
+def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path, monkeypatch, capsys):
     whole, parts = (RunFolder.at(str(tmp_path / name)) for name in ('whole', 'parts'))
     experiment = dataclasses.replace(EXPERIMENT, steps=8, log_every=1)
     train(Session.open(experiment, 1), whole)
@@ -117,7 +122,9 @@ def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(session, parts, step=stop_at_5)
+    monkeypatch.setattr(folders, 'commit', lambda: 'another')
     train(Session.open(experiment, 8), parts)
+    assert 'from step 5 on with commit another (' in capsys.readouterr().out
     losses = [[r['loss'] for r in metrics.read(f.path)] for f in (whole, parts)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
@@ -137,12 +144,92 @@ def test_bfloat16_follows_float32(tmp_path):
     np.testing.assert_allclose(curves['bfloat16'], curves['float32'], rtol=0.03)
 
 
+def bits(state):
+    raw = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return [np.asarray(raw(leaf)).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def scores(folder):
+    """Scores of the checkpoints by their step, whatever their folders are called."""
+    found = [digest.read(path.parent) for path in folder.checkpoints.glob('*/DIGEST')]
+    return {record['step']: record['score'] for record in found}
+
+
+def stopped(session, folder, measure, at):
+    """A run that is told to stop while it takes a step."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Interrupt, 'reached', lambda self, step: step == at)
+        return train(session, folder, measure)
+
+
+@pytest.fixture
+def measured(finished):
+    """What measures the session's states, and the steps of the states it was given."""
+    steps, measure = [], monitor(finished[0])
+    return lambda state: steps.append(int(state.step)) or measure(state), steps
+
+
+@pytest.mark.parametrize('at', [6, 12])
+def test_told_to_stop_it_saves_without_the_evaluation_that_is_due_and_makes_up_for_it(
+    finished, measured, tmp_path, monkeypatch, at
+):
+    (session, whole, wanted), (measure, steps) = finished, measured
+    folder = RunFolder.at(str(tmp_path))
+    # By this clock an evaluation of the run that goes on takes its time and nothing else does.
+    clock = lambda: 100.0 * (len(steps) - len(before))
+    before = [step for step in (6, 12) if step < at]
+    monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=clock))
+    outcome = stopped(session, folder, measure, at)
+    assert outcome.step == at and not outcome.finished
+    assert at in scores(folder) and scores(folder)[at] is None
+    assert steps == before
+    outcome = train(session, folder, measure)
+    assert outcome.finished and steps == [6, 12]
+    assert bits(outcome.state) == bits(wanted.state)
+    lines = [metrics.without_clock(metrics.read(f.path)) for f in (whole, folder)]
+    assert lines[0] == lines[1]
+    assert scores(folder) == scores(whole) and scores(whole)[12] is not None
+    after = [r for r in metrics.read(folder.path) if r['step'] > at and 'loss' in r]
+    assert all(r['clock']['seconds'] == 0.0 for r in after)  # it began behind what it made up for
+
+
+def test_killed_before_the_score_is_saved_it_has_the_evaluation_once(finished, measured, tmp_path):
+    (session, whole, wanted), (measure, steps) = finished, measured
+    folder = RunFolder.at(str(tmp_path / 'run'))
+    stopped(session, folder, measure, 6)
+    shutil.copytree(folder.checkpoints, tmp_path / 'unscored')
+
+    def killed(state, batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(session, folder, measure, killed)
+    shutil.rmtree(folder.checkpoints)
+    shutil.copytree(tmp_path / 'unscored', folder.checkpoints)
+    outcome = train(session, folder, measure)
+    assert steps == [6, 6, 12] and bits(outcome.state) == bits(wanted.state)
+    lines = [metrics.without_clock(metrics.read(f.path)) for f in (whole, folder)]
+    assert lines[0] == lines[1] and scores(folder) == scores(whole)
+
+
 def test_profile_measures_and_leaves_a_trace(tmp_path):
     session = Session.open(EXPERIMENT, 1)
     folder = RunFolder.at(str(tmp_path / 'run'))
-    profile = Profile(session, folder)
+    profile = Profile(session, folder, flops)
     assert EXPERIMENT.steps >= WARM + TRACED
     train(session, folder, step=profile)
     said = profile.summary()
     assert 'GFLOP/s of a matrix product' in said and '%' in said
     assert list(pathlib.Path(profile.folder).rglob('*.xplane.pb'))
+
+
+def test_profile_counts_every_micro_batch(tmp_path):
+    """Gradient caching computes the forward pass a second time: 4/3 of the plain step."""
+    found = {}
+    for parts in (1, 8):
+        session = Session.open(dataclasses.replace(EXPERIMENT, microbatches=parts), 1)
+        profile = Profile(session, RunFolder.at(str(tmp_path)), flops)
+        (batch,) = batches(session.source, EXPERIMENT.recipe, session.stream(), start=0, stop=1)
+        profile(session.fresh(), session.placement.put(batch))
+        found[parts] = profile.flops
+    assert 1.0 < found[8] / found[1] < 1.6

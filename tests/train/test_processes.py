@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from ssljax.definitions import load_experiment
 from ssljax.evaluate.monitor import monitor
+from ssljax.sweep import lock
 from ssljax.train import folder as folders
 from ssljax.train import loop, metrics
 from ssljax.train.folder import RunFolder
@@ -168,6 +169,21 @@ def test_told_to_stop_all_save_one_step_and_any_number_of_devices_goes_on(experi
 
 
 @pytest.mark.slow
+def test_a_folder_in_which_another_trains_is_refused_by_all(experiment, tmp_path):
+    descriptor = lock.take(tmp_path)
+    began = time.monotonic()
+    code, said = ended(train(experiment, tmp_path, 2))
+    assert code == 2, said
+    assert time.monotonic() - began < 60
+    for number in (0, 1):
+        assert f'[{number}] ssljax: process {os.getpid()} on' in said
+    assert os.listdir(tmp_path) == [lock.NAME]
+    os.close(descriptor)
+    code, said = ended(train(experiment, tmp_path, 2))
+    assert code == 0, said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(experiment, tmp_path, victim):
     folder = tmp_path / 'run'
@@ -186,10 +202,11 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(experiment, tmp_pa
 
 @pytest.mark.slow
 def test_one_told_stops_all_and_split_parameters_go_on_bit_for_bit(experiment, tmp_path):
-    """Parameters are split over four devices of two processes."""
+    """Parameters are split over four devices of two processes, and every step is evaluated."""
     whole, parts, alone = (tmp_path / name for name in ('whole', 'parts', 'alone'))
+    more = ('--fsdp', '4', '--evaluation.every', '0.1')
     train = lambda folder: start(
-        (*SSLJAX, 'train', experiment, '--folder', folder, '--fsdp', '4'), 2, devices=2
+        (*SSLJAX, 'train', experiment, '--folder', folder, *more), 2, devices=2
     )
     code, said = ended(train(whole))
     assert code == 0, said
@@ -198,6 +215,8 @@ def test_one_told_stops_all_and_split_parameters_go_on_bit_for_bit(experiment, t
     os.kill(children(process)[1], signal.SIGINT)  # as Ctrl-C in its terminal
     code, said = ended(process)
     assert code == EXIT_INTERRUPTED, said
+    evaluated = max(r['step'] for r in metrics.read(parts) if 'validation' in r)
+    assert evaluated == last_step(parts) - 1  # it has saved first
     shutil.copytree(parts, alone)
     code, said = ended(train(parts))
     assert code == 0, said
