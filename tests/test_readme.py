@@ -87,3 +87,17 @@ def test_the_race_is_the_one_that_was_run():
     shown = [cells(line) for line in section.splitlines() if line.startswith('| ')]
     assert {row[0]: row[1:] for row in shown if row[0] in run} == run
     assert len(shown) == len(run) + 2
+
+
+def test_the_ablations_are_those_that_were_run():
+    """Every accuracy in what is said of a study is in the table of that study."""
+    said = README.split('What they found here')[1].split('\n## ')[0]
+    ahead, *points = said.split('\n- ')
+    studies = ('simclr_temperature_head', 'moco_momentum_queue', 'moco_shuffle', 'simclr_views')
+    for study, point in zip(studies, points, strict=True):
+        table = (ROOT / 'benchmarks' / 'ablations' / study / 'results.md').read_text()
+        measured = set(re.findall(r'\b\d\d\.\d\b', table))
+        claimed = re.findall(r'\b\d\d\.\d\b', point)
+        assert len(claimed) >= 4 and set(claimed) <= measured, (study, set(claimed) - measured)
+    first = (ROOT / 'benchmarks' / 'ablations' / studies[0] / 'results.md').read_text()
+    assert set(re.findall(r'\b\d\d\.\d\b', ahead)) <= set(re.findall(r'\b\d\d\.\d\b', first))

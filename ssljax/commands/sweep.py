@@ -113,7 +113,10 @@ class _Sweep:
 
     def check(self) -> int:
         """The exit code of a process that opens every missing run and starts none."""
-        asked = [{'name': run.name, **self._what(run)} for run in self.missing()]
+        probed = self.study.probe_split
+        asked = [
+            {'name': run.name, 'probe_split': probed, **self._what(run)} for run in self.missing()
+        ]
         if not asked:
             return 0
         with _child({'do': 'check', 'runs': asked}) as self._process:

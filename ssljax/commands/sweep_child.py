@@ -5,6 +5,7 @@ however it went, the input ends and the run saves and stops. Devices are opened 
 the sweep, which may be waiting while another has them.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -30,7 +31,7 @@ from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
 from ssljax.train.interrupt import EXIT_INTERRUPTED
 from ssljax.train.loop import train
-from ssljax.train.session import Session
+from ssljax.train.session import Session, shared_images
 
 KINDS = {RANDOM: 'random', PIXELS: 'pixels'}
 """What the rows of references are called in a result; the encoder's own is `trained`."""
@@ -62,11 +63,14 @@ def _stop_with_parent() -> None:
 
 
 def check(job: dict[str, Any]) -> int:
-    """Raise ValueError unless data, recipe, method and folder of every run fit together."""
+    """Raise ValueError unless data, recipe, method, probe and folder of every run fit together."""
     for one in job['runs']:
         try:
             experiment, folder = _opened(one)
             session = Session.open(experiment)
+            if one['probe_split'] is not None:
+                data = dataclasses.replace(experiment.data, train=one['probe_split'])
+                data.check(shared_images(data.name), 'the probe_split for ')
             if folder.exists():
                 folder.check(experiment, session.data, session.source.fingerprint())
         except ValueError as error:

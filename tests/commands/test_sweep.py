@@ -98,10 +98,13 @@ def test_an_empty_study_and_a_file_without_one_are_refused(capfd, tmp_path):
     assert 'no study file' in refused(capfd, tmp_path / 'y.py')
 
 
-def asked(folder, **changes):
+def asked(folder, probe_split=None, **changes):
     experiment = dataclasses.replace(EXPERIMENT, **changes)
     encoded = config.encode(experiment)
-    return {'name': 'b/0', 'folder': str(folder), 'experiment': encoded, 'definitions': ()}
+    return {
+        'name': 'b/0', 'folder': str(folder), 'probe_split': probe_split,
+        'experiment': encoded, 'definitions': (),
+    }  # fmt: skip
 
 
 def test_every_run_is_opened_before_any_starts(tmp_path):
@@ -113,6 +116,9 @@ def test_every_run_is_opened_before_any_starts(tmp_path):
     with pytest.raises(ValueError, match='b/0: a batch of 1024 is larger than the data set'):
         sweep_child.check({'runs': [asked(tmp_path, batch=1024)]})
     assert not (tmp_path / 'good').exists()
+    assert sweep_child.check({'runs': [asked(tmp_path / 'good', 'train[:128]')]}) == 0
+    with pytest.raises(ValueError, match=r"b/0: train \('train\+test'\) and test \('test'\) share"):
+        sweep_child.check({'runs': [asked(tmp_path / 'good', 'train+test')]})
 
 
 @pytest.mark.slow
