@@ -251,7 +251,7 @@ def bare(session: Session, method: Method, passes: tuple[Pass, ...]) -> tuple:
     for p, x in zip(passes, inputs, strict=True):
         if p.name not in variables:
             init = functools.partial(p.network(method).init, method=p.call)
-            variables[p.name] = jax.jit(init)(jax.random.key(1), x[:2])
+            variables[p.name] = jax.jit(init)(jax.random.key(1), x)
     params = {name: found['params'] for name, found in variables.items()}
     stats = {name: found.get('batch_stats', {}) for name, found in variables.items()}
     other = jax.tree.map(jnp.copy, params)
@@ -315,7 +315,7 @@ def main() -> int:
         if not options.flops:
             taken = seconds({'step': step, 'bare': passes}, options.repetitions)
             time_ratio = f'{taken["step"] / taken["bare"]:.2f}'
-            took = f'{taken["step"]:.2f} s'
+            took = f'{1e3 * taken["step"]:.4g} ms'
         told = ' + '.join(str(p) for p in case.passes)
         print(f'| {name} | {told} | {ratio:.3f} | {time_ratio} | {took} |', flush=True)
     return 0

@@ -126,7 +126,7 @@ def main() -> None:
                 )
                 for n in timed
             ]
-            print(name.rjust(15), *(f'{t:9.2f}' for t in taken))
+            print(name.rjust(15), *(f'{t:9.4g}' for t in taken))
 
 
 if __name__ == '__main__':

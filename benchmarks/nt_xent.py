@@ -90,7 +90,7 @@ def main() -> None:
         gradient = np.asarray(run(z)[1], np.float64)
         errors[name] = np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
         print(
-            f'{name}: {1e3 * taken[name]:.0f} ms, temporaries {temporaries(run) / MIB:.1f} MiB, '
+            f'{name}: {1e3 * taken[name]:.4g} ms, temporaries {temporaries(run) / MIB:.1f} MiB, '
             f'gradient error {errors[name]:.1e}'
         )
 

@@ -26,7 +26,10 @@ def header() -> str:
 
 
 def _commit() -> str:
-    """The short hash of HEAD, with `+changes` if tracked files differ from it."""
+    """The short hash of HEAD, with `+changes` if tracked files differ from it.
+
+    Where the files came without their repository, what `SSLJAX_COMMIT` says.
+    """
     here = pathlib.Path(__file__).parent
 
     def git(*arguments):
@@ -37,7 +40,7 @@ def _commit() -> str:
         changed = git('status', '--porcelain', '--untracked-files=no')
         return git('rev-parse', '--short', 'HEAD') + ('+changes' if changed else '')
     except (OSError, subprocess.CalledProcessError):
-        return 'unknown (not a git checkout)'
+        return os.environ.get('SSLJAX_COMMIT', 'unknown (not a git checkout)')
 
 
 def _cpu() -> str:

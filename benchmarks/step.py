@@ -76,7 +76,10 @@ def bare_passes(session: Session):
 
 
 def torch_passes(images: int):
-    """ResNet-18 with the CIFAR stem in PyTorch: the same network, written for this comparison."""
+    """ResNet-18 with the CIFAR stem in PyTorch: the same network, written for this comparison.
+
+    On a GPU if that is where JAX computes, with the same TF32 products of float32 that JAX takes.
+    """
     import torch
     from torch import nn
 
@@ -104,12 +107,17 @@ def torch_passes(images: int):
         width = d
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert sum(p.numel() for p in net.parameters()) == 11_168_832
-    x = torch.randn(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    net = net.to(memory_format=torch.channels_last).train()
+    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
+    x = torch.randn(images, 3, 32, 32, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    net = net.to(device, memory_format=torch.channels_last).train()
 
     def run():
         net.zero_grad(set_to_none=True)
         (net(x) ** 2).mean().backward()
+        if device == 'cuda':
+            torch.cuda.synchronize()
 
     return run
 
@@ -154,7 +162,7 @@ def main() -> int:
     taken, faults, cpu = measured(variants, repetitions)
     for name, value in taken.items():
         print(
-            f'{name}: {1e3 * value:.0f} ms, {session.run.batch / value:.0f} pairs/s, '
+            f'{name}: {1e3 * value:.4g} ms, {session.run.batch / value:.0f} pairs/s, '
             f'{faults[name]:,.0f} page faults, {cpu[name]:.2f} CPU seconds'
         )
     ratio = taken['step'] / taken['bare']

@@ -5,7 +5,7 @@
 #
 # The kernels are deterministic, so that a run that was stopped ends in the same bits; this costs some
 # speed, and XLA refuses an operation that has no such kernel. FAST=1 leaves that out. Not run on
-# GPUs here.
+# several GPUs here; `ssljax train` was, on one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" cuda
 

@@ -159,13 +159,10 @@ def wall_seconds(folder: RunFolder) -> float:
     """
     parts: dict[int, list[tuple[int, float]]] = {}
     looks: dict[int, float] = {}
-    batch = folder.experiment().batch
     for record in metrics.read(folder.path):
         step, clock = record['step'], record['clock']
         if 'loss' in record:
-            # Seconds and rate are since the process began, which tells the step it began at.
-            first = round(step - clock['images/s'] * clock['seconds'] / batch)
-            parts.setdefault(first, []).append((step, clock['seconds']))
+            parts.setdefault(clock['from'], []).append((step, clock['seconds']))
         elif 'validation' in record:
             looks[step] = clock['evaluation_s']
     return sum(_part_seconds(first, lines, looks) for first, lines in parts.items())

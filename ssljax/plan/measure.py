@@ -1,5 +1,6 @@
 """Devices at hand: their peaks, by small programs, and the seconds of real steps."""
 
+import dataclasses
 import os
 import statistics
 import time
@@ -16,15 +17,26 @@ from ssljax.plan.planning import Step
 from ssljax.train.placement import Placement
 from ssljax.train.session import Session
 
-SIDES = {'cpu': 1024}
-"""Rows and columns of each device's matrix product; `SIDE` where a device is quick."""
-SIDE = 8192
 
-COPIED = 2**24
-"""Floats of each device's copy: 64 MiB, more than its share of a cache."""
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much each device computes, copies and exchanges to show its peaks.
 
-EXCHANGED = 2**22
-"""Floats that all devices sum up: 16 MiB."""
+    Attributes:
+        side: rows and columns of the matrix product.
+        copied: floats of the copy, more than a device's share of a cache.
+        exchanged: floats that all devices sum up.
+    """
+
+    side: int
+    copied: int
+    exchanged: int
+
+
+SIZES = {'cpu': Sizes(side=1024, copied=2**24, exchanged=2**22)}
+QUICK = Sizes(side=8192, copied=2**29, exchanged=2**27)
+"""Of a device that is no CPU: so much that starting a program is no part of its time. A copy of
+64 MiB showed 928 GB/s on an H100, which has 3,350."""
 
 WARM, TIMED = 2, 5
 """Steps before the clock starts, and under it."""
@@ -41,14 +53,15 @@ def measured_chip(placement: Placement, dtype: str) -> Chip:
     """
     mesh = placement.mesh
     first = mesh.devices.flat[0]
-    side = SIDES.get(first.platform, SIDE)
-    flops = 2 * side**3 / _seconds(mesh, (side, side), lambda a: a @ a, dtype)
-    bandwidth = 2 * 4 * COPIED / _seconds(mesh, (COPIED,), lambda a: a + 1, 'float32')
+    sizes = SIZES.get(first.platform, QUICK)
+    square, row, exchanged = (sizes.side,) * 2, (sizes.copied,), (sizes.exchanged,)
+    flops = 2 * sizes.side**3 / _seconds(mesh, square, lambda a: a @ a, dtype)
+    bandwidth = 2 * 4 * sizes.copied / _seconds(mesh, row, lambda a: a + 1, 'float32')
     interconnect = float('inf')
     if mesh.size > 1:
-        sent = 2 * (mesh.size - 1) / mesh.size * 4 * EXCHANGED
+        sent = 2 * (mesh.size - 1) / mesh.size * 4 * sizes.exchanged
         exchange = lambda a: jax.lax.psum(a, ('data', 'fsdp'))
-        interconnect = sent / _seconds(mesh, (EXCHANGED,), exchange, 'float32')
+        interconnect = sent / _seconds(mesh, exchanged, exchange, 'float32')
     memory = _capacity(mesh)
     return Chip(first.device_kind, flops, memory, bandwidth, interconnect, source='measured here')
 

@@ -72,9 +72,21 @@ class _Record:
     writer: metrics.MetricsWriter
     show: Reporter
     skipped: int
-    began: float
     first: int
-    pending: tuple[int, Mapping[str, Any]] | None = None
+    pending: tuple[int, float, Mapping[str, Any]] | None = None
+
+    def __post_init__(self):
+        self.begin()
+
+    def begin(self) -> None:
+        """The clock starts, as if the process had begun here."""
+        self.began = time.monotonic()
+        self._line = (self.first, self.began)
+
+    def evaluated(self, seconds: float) -> None:
+        """What an evaluation took is no part of the rate of the steps around it."""
+        step, at = self._line
+        self._line = (step, at + seconds)
 
     def push(self, step: int, arrays: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of a step just dispatched and settles those of the one before.
@@ -82,13 +94,13 @@ class _Record:
         Reading the newest would wait for the device; the one before is ready or nearly so.
         """
         self.settle()
-        self.pending = (step, arrays)
+        self.pending = (step, time.monotonic(), arrays)
 
     def settle(self) -> None:
         """Reads and writes what is pending."""
         if self.pending is None:
             return
-        (step, arrays), self.pending = self.pending, None
+        (step, taken, arrays), self.pending = self.pending, None
         experiment = self.session.experiment
         values = {name: float(value) for name, value in jax.device_get(dict(arrays)).items()}
         groups = [n.removeprefix('nonfinite/') for n in values if n.startswith('nonfinite/')]
@@ -103,7 +115,8 @@ class _Record:
             )
         if skip or step % experiment.log_every == 0 or step == self.session.run.steps:
             seconds = time.monotonic() - self.began
-            rate = (step - self.first) * self.session.run.batch / max(seconds, 1e-9)
+            (before, since), self._line = self._line, (step, taken)
+            rate = (step - before) * self.session.run.batch / max(taken - since, 1e-9)
             if skip:
                 values['nonfinite'] = hit
             self.writer.write(
@@ -112,7 +125,7 @@ class _Record:
                     'epoch': step / self.session.run.steps_per_epoch,
                     **values,
                     'skipped': self.skipped,
-                    'clock': {'seconds': seconds, 'images/s': rate},
+                    'clock': {'seconds': seconds, 'from': self.first, 'images/s': rate},
                 }
             )
             self.show.show(step, {**values_only(values), 'images/s': rate}, seconds)
@@ -180,7 +193,7 @@ def train(
             show.say(f'continuing {folder.path} at step {start} of {run.steps}')
         if changes:
             show.say(f'from step {start} on with {changes}; see `resumed` in {folder.record}')
-        record = _Record(session, writer, show, meta['skipped'], time.monotonic(), start)
+        record = _Record(session, writer, show, meta['skipped'], start)
         measure = measure if experiment.evaluation.every > 0 else None
         parts = _Parts(step or session.step, checkpoints, writer, show, interrupt, measure)
         if meta.get('unevaluated') and measure is not None:
@@ -256,7 +269,7 @@ def _make_up(state: TrainState, record: _Record, parts: _Parts, folder: RunFolde
     parts.writer.sync()
     meta = {'skipped': record.skipped, 'unevaluated': False}
     parts.checkpoints.save(step, state, meta, _score(line))
-    record.began = time.monotonic()  # as if the process had begun here
+    record.begin()
 
 
 def _evaluated(step: int, state: TrainState, record: _Record, parts: _Parts) -> dict[str, Any]:
@@ -264,6 +277,7 @@ def _evaluated(step: int, state: TrainState, record: _Record, parts: _Parts) -> 
     began = time.monotonic()
     values = parts.measure(state)
     seconds = time.monotonic() - began
+    record.evaluated(seconds)
     parts.show.show(step, values, time.monotonic() - record.began)
     for alarm in values.get('alarms', ()):
         parts.show.say(f'step {step}: {alarm}')

@@ -193,6 +193,27 @@ def test_told_to_stop_it_saves_without_the_evaluation_that_is_due_and_makes_up_f
     assert all(r['clock']['seconds'] == 0.0 for r in after)  # it began behind what it made up for
 
 
+def test_images_per_second_are_of_the_steps_since_the_line_before(finished, tmp_path, monkeypatch):
+    session, now = finished[0], [0.0]
+    monkeypatch.setattr(loop, 'time', types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def step(*arguments):
+        now[0] += 2.0 if now[0] else 500.0  # the first is compiled
+        return session.step(*arguments)
+
+    def measure(state):
+        now[0] += 1_000.0
+        return {'knn_top1': 0.5}
+
+    folder = RunFolder.at(str(tmp_path))
+    train(session, folder, measure, step)
+    lines = [line for line in metrics.read(folder.path) if 'loss' in line]
+    rates = [line['clock']['images/s'] for line in lines]
+    assert len(rates) > 2 and rates[0] < 1.0 * session.run.batch
+    assert rates[1:] == pytest.approx([session.run.batch / 2.0] * len(rates[1:]))
+    assert {line['clock']['from'] for line in lines} == {0}
+
+
 def test_killed_before_the_score_is_saved_it_has_the_evaluation_once(finished, measured, tmp_path):
     (session, whole, wanted), (measure, steps) = finished, measured
     folder = RunFolder.at(str(tmp_path / 'run'))
