@@ -22,6 +22,10 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / 'benchmarks' / 'plans'
 
+VIT_L = tuple(
+    f'--method.encoder.{field}={value}'
+    for field, value in (('width', 1024), ('depth', 24), ('heads', 16))
+)
 PLANS = {
     'simclr_v5e_4x4': ('simclr_imagenet_r50', 'v5e:4x4'),
     'simclr_v5e_8x8': ('simclr_imagenet_r50', 'v5e:8x8'),
@@ -30,8 +34,9 @@ PLANS = {
     'moco_v2_v5e_8x8': ('moco_v2_imagenet_r50', 'v5e:8x8'),
     'moco_v3_v5e_8x8': ('moco_v3_imagenet_vit_b', 'v5e:8x8'),
     'mae_v5e_8x8': ('mae_imagenet_vit_b', 'v5e:8x8'),
+    'mae_vit_l_v5e_8x8': ('mae_imagenet_vit_b', 'v5e:8x8', *VIT_L),
 }
-"""Name -> experiment file and topology; the batch is the experiment's."""
+"""Name -> experiment file, topology, and options; the batch is the experiment's."""
 
 GIB, GB, TERA = 2**30, 1e9, 1e12
 
@@ -60,7 +65,7 @@ def main() -> int:
 
 
 def planned(name: str) -> None:
-    experiment, topology = PLANS[name]
+    experiment, topology, *options = PLANS[name]
     # Set before JAX is imported, as the command itself does.
     from ssljax.plan.environment import quiet
 
@@ -69,14 +74,16 @@ def planned(name: str) -> None:
 
     made = dict(line.split(': ', 1) for line in header().splitlines())  # before a file is replaced
     file = FOLDER / f'{name}.json'
-    command = ['plan', f'experiments/{experiment}.py', '--topology', topology, '--json', str(file)]
-    print(f'ssljax {" ".join(command[:4])}', flush=True)
+    command = ['plan', f'experiments/{experiment}.py', '--topology', topology, *options]
+    print(f'ssljax {" ".join(command)}', flush=True)
+    command += ['--json', str(file)]
     program = 'from ssljax.cli import main; main()'
     told = subprocess.run([sys.executable, '-c', program, *command], cwd=ROOT, env=dict(os.environ))
     if not file.exists():
         sys.exit(f'{name}: the plan failed with code {told.returncode}')
     facts = json.loads(file.read_text())
     facts['made'] = made | {'libtpu': importlib.metadata.version('libtpu')}
+    facts['options'] = options
     file.write_text(json.dumps(facts, indent=2) + '\n')
 
 
@@ -114,11 +121,14 @@ def views(pairs: int) -> None:
             f'{pairs} pairs in {parts} parts: {done.hbm / GB:.2f} GB through main memory '
             f"({done.accessed / GB:.2f} GB by XLA's count)"
         )
+        if parts == 1:  # of a loop, XLA counts the operations of one turn
+            print(f"{run.cost_analysis()['flops'] / GB:.1f} GFLOP by XLA's count")
 
 
 def row(facts: dict) -> dict[str, str]:
     made = {key: facts['made'][key] for key in ('date', 'commit', 'jax', 'libtpu')}
-    head = {'experiment': pathlib.Path(facts['experiment']).stem, 'topology': facts['topology']}
+    words = [pathlib.Path(facts['experiment']).stem, *facts.get('options', ())]
+    head = {'experiment': ' '.join(words), 'topology': facts['topology']}
     if 'work' not in facts:
         return head | {'fits': 'no'} | made
     seconds, memory, work = facts['seconds'], facts['memory'], facts['work']

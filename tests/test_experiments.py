@@ -39,7 +39,7 @@ def test_header_opens_with_its_command(file):
 
 @pytest.mark.slow
 def test_runs_when_shrunk(file, tmp_path):
-    # On two devices, not eight: each one keeps and updates all of a ResNet-18.
+    # On two devices, not eight: each one keeps and updates all of a ResNet-10.
     session = Session.open(load(str(file)).smoke(), devices=2)
     outcome = train(session, RunFolder.at(str(tmp_path)), monitor(session))
     assert outcome.finished and outcome.step == 3

@@ -12,6 +12,7 @@ from ssljax.nets.norm import batch_norm, check_groups
 from ssljax.nets.precision import Precision, at_least_float32, compute_dtype
 
 LAYOUTS = {
+    10: ('basic', (1, 1, 1, 1)),
     18: ('basic', (2, 2, 2, 2)),
     34: ('basic', (3, 4, 6, 3)),
     50: ('bottleneck', (3, 4, 6, 3)),
@@ -20,7 +21,7 @@ LAYOUTS = {
     200: ('bottleneck', (3, 24, 36, 3)),
 }
 """Kind of block and blocks per stage, by depth: He et al. 2015, arXiv 1512.03385, table 1; 200 from
-arXiv 1603.05027."""
+arXiv 1603.05027; 10, with one block a stage, is for trying things out."""
 
 
 class ResNet(nn.Module):
@@ -30,7 +31,7 @@ class ResNet(nn.Module):
     momentum 0.9 and epsilon 1e-5. Collections: `params` (float32) and `batch_stats`.
 
     Attributes:
-        depth: 18, 34, 50, 101, 152 or 200.
+        depth: 10, 18, 34, 50, 101, 152 or 200.
         width: factor on every channel count, the stem's included (SimCLR's 1x, 2x, 4x).
         stem: `imagenet` is 7x7 of stride 2 and a 3x3 max-pool of stride 2; `cifar` is 3x3 of
             stride 1 and no pool.
@@ -46,7 +47,7 @@ class ResNet(nn.Module):
     Reference: He, Zhang, Ren, Sun 2015, arXiv 1512.03385.
     """
 
-    depth: Literal[18, 34, 50, 101, 152, 200] = 50
+    depth: Literal[10, 18, 34, 50, 101, 152, 200] = 50
     width: int = 1
     stem: Literal['imagenet', 'cifar'] = 'imagenet'
     inner_width: int = 1
@@ -84,8 +85,8 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def smoke(self) -> 'ResNet':
-        """The same network at its smallest: depth 18, width 1."""
-        return self.clone(depth=18, width=1, inner_width=1)
+        """The same network at its smallest: depth 10, width 1."""
+        return self.clone(depth=10, width=1, inner_width=1)
 
     @nn.compact
     def features(self, x: Float[Array, 'n h w c'], train: bool) -> dict[str, Float[Array, '...']]:
