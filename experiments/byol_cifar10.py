@@ -6,9 +6,11 @@ Needs `cifar10` prepared by TFDS (`ssljax train` says how where it is not). Publ
 (arXiv 2108.01775) for its recipe: 92.58% linear top-1. Not run to its end here: it is 1,000 epochs
 of a network for an accelerator.
 
-One thing differs: solo-learn's LARS has |g| + decay * |w| where this one has |g + decay * w|, and
+What differs: solo-learn's LARS has |g| + decay * |w| where this one has |g + decay * w|, and
 clips the adapted rate so that the schedule only bounds it. This one, of the same trust coefficient
-0.02, lets the rate follow the schedule. And 5,000 training images are held out for validation.
+0.02, lets the rate follow the schedule, whose warmup starts at 0 (there at 3e-5). The last layers
+of solo-learn's heads have a bias, and its first convolution pads by 2, to maps of 34 x 34. And
+5,000 training images are held out for validation.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment

@@ -8,7 +8,8 @@ needs a pod.
 LARS (the rate behind the momentum) with learning rate 0.2 x batch / 256 = 3.2, weight decay 1.5e-6,
 10 epochs of warmup, cosine decay; the target's momentum rises from 0.996 to 1 along a cosine. The
 paper's shorter runs: 300 epochs with learning rate 0.3, weight decay 1e-6 and momentum 0.99; 100
-epochs the same with 0.45. No BatchNorm of the encoder starts at scale 0. bfloat16 computation in
+epochs the same with 0.45. Colours are jittered as torchvision does it, not as BYOL's code (see
+`BYOLViews`). No BatchNorm of the encoder starts at scale 0. bfloat16 computation in
 the encoder; heads, parameters and loss in float32.
 """
 

@@ -26,7 +26,9 @@ PARAMETERS = 23_508_032
 def config() -> Experiment:
     """The experiment."""
     return Experiment(
-        method=Rotation(encoder=ResNet(depth=50, stem='imagenet', dtype='bfloat16')),
+        method=Rotation(
+            encoder=ResNet(depth=50, stem='imagenet', zero_init=False, dtype='bfloat16')
+        ),
         recipe=CropFlip(size=224, interpolation='bilinear'),
         data=Data(
             name='imagenet2012',

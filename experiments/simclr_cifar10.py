@@ -4,10 +4,11 @@
 
 Needs `cifar10` prepared by TFDS (`ssljax train` says how where it is not). The README of that code
 gives about 91% linear top-1 for a ResNet-18 (1,000 epochs, batch 512); the paper's own 94.0
-(arXiv 2002.05709, appendix B.9) is a ResNet-50's. Unlike there, 5,000 training images are kept back
-for validation, images are normalised by their mean and deviation, and the loss is the paper's, half
-of that code's: biases and BatchNorm, which LARS does not scale, take half its steps. Not run to its
-end here: it is 1,000 epochs of a network for an accelerator.
+(arXiv 2002.05709, appendix B.9) is a ResNet-50's. The head has that code's three layers. Unlike
+there, 5,000 training images are kept back for validation, images are normalised by their mean and
+deviation, and the loss is the paper's, half of that code's: biases and BatchNorm, which LARS does
+not scale, take half its steps. Not run to its end here: it is 1,000 epochs of a network for an
+accelerator.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment
@@ -26,7 +27,7 @@ def config() -> Experiment:
     return Experiment(
         method=SimCLR(
             encoder=ResNet(depth=18, stem='cifar'),
-            head=ProjectionHead(widths=(512, 128)),
+            head=ProjectionHead(widths=(512, 512, 128)),
             temperature=0.5,
         ),
         recipe=SimCLRViews(

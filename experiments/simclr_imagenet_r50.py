@@ -10,8 +10,10 @@ epochs (table 6): 69.3/89.0 (1x), 74.2/92.0 (2x), 76.5/93.2 (4x), with 24M, 94M 
 Not run here: it needs a pod.
 
 LARS with learning rate 0.3 x batch / 256 = 4.8, weight decay 1e-6, 10 epochs of warmup, cosine
-decay; temperature 0.1; views of strength 1 with blur; the head is as wide as the features. bfloat16
-computation in the encoder; parameters, head and loss in float32.
+decay; temperature 0.1; views of strength 1 with blur; the head is as wide as the features. Unlike
+in the authors' code images are normalised, and the loss is the paper's, half of that code's: biases
+and BatchNorm, which LARS does not scale, take half its steps. bfloat16 computation in the encoder;
+parameters, head and loss in float32.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment

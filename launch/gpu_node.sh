@@ -4,13 +4,19 @@
 #     launch/gpu_node.sh EXPERIMENT --folder FOLDER
 #
 # The kernels are deterministic, so that a run that was stopped ends in the same bits; this costs some
-# speed, and XLA refuses an operation that has no such kernel. FAST=1 leaves that out. Not run on
+# speed, how much has not been measured. The second flag sorts what is added up at one place, as in
+# the gradient of a max-pool, which is otherwise done one by one. FAST=1 leaves both out. Not run on
 # several GPUs here; `ssljax train` was, on one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" cuda
 
 if [ -z "${FAST:-}" ]; then
-    export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true"
+    export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_deterministic_ops=true \
+        --xla_gpu_enable_scatter_determinism_expander=true"
 fi
-count=$(nvidia-smi --list-gpus | wc -l)
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+    count=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+else
+    count=$(nvidia-smi --list-gpus | grep -c '^GPU ')
+fi
 exec launch/local_multiprocess.py --device-each "$count" -- ssljax train "$@"

@@ -141,7 +141,8 @@ def _train(carry, moments: Moments, batches, *, probe: SGDProbe, examples: int):
     def loss(parameters, x, y, real) -> Array:
         kernel, bias = parameters
         logits = jnp.matmul(x, kernel, precision='highest') + bias
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        wanted = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
+        entropy = optax.losses.softmax_cross_entropy(logits, wanted)
         return jnp.sum(entropy * real) / jnp.sum(real)
 
     def step(carry, item):

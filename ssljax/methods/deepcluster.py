@@ -104,7 +104,8 @@ class DeepCluster(Method):
         scores = outputs['scores']
         cluster = state['assignment'][outputs['index']][:, None]
         labels = jnp.broadcast_to(cluster, scores.shape[:2])
-        costs = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels)
+        wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        costs = optax.losses.softmax_cross_entropy(scores, wanted)
         weight = jax.lax.stop_gradient(state['weight'])[cluster]
         loss = jnp.mean(weight * costs)
         return loss, (

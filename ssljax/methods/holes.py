@@ -27,7 +27,11 @@ class Hole:
         raise NotImplementedError
 
     def weigh(self, hidden: Bool[Array, 'n h w']) -> Float[Array, 'n h w']:
-        """Weights of the squared error: here 1 where it is hidden, 0 elsewhere."""
+        """Weights of the squared error: 1 where it is hidden, 0 elsewhere (equation 1).
+
+        The released code for random holes compares the whole output, of which its discriminator
+        sees all, as this one does.
+        """
         return hidden.astype(jnp.float32)
 
 

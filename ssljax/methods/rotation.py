@@ -74,7 +74,8 @@ class Rotation(Method):
         """Mean softmax cross-entropy, equations 2 and 3: rotation r is class r; ln 4 by chance."""
         scores = outputs['scores']
         turn = jnp.broadcast_to(jnp.arange(TURNS), scores.shape[:-1])
-        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, turn))
+        wanted = jax.nn.one_hot(turn, TURNS, dtype=scores.dtype)
+        loss = jnp.mean(optax.losses.softmax_cross_entropy(scores, wanted))
         return loss, (state, {'accuracy': jnp.mean(jnp.argmax(scores, axis=-1) == turn)})
 
     def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:

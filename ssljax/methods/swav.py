@@ -205,7 +205,8 @@ def of_codes(codes: Float[Array, 'n c k']) -> dict[str, Float[Array, '']]:
         `code_entropy`, the mean entropy of a code: 0 where each is one prototype, log k where all
         are even; and `prototypes_used`, the share of prototypes that some code has most of.
     """
-    used = jnp.zeros(codes.shape[-1], codes.dtype).at[jnp.argmax(codes, axis=-1)].set(1)
+    most = jax.nn.one_hot(jnp.argmax(codes, axis=-1), codes.shape[-1], dtype=codes.dtype)
+    used = jnp.max(most, axis=tuple(range(codes.ndim - 1)))
     return {
         'code_entropy': -jnp.mean(jnp.sum(jax.scipy.special.xlogy(codes, codes), axis=-1)),
         'prototypes_used': jnp.mean(used),

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -95,6 +96,7 @@ class Prototypes(nn.Module):
         scores = jnp.dot(
             x.astype(dtype),
             kernel.astype(dtype),
+            precision=jax.lax.Precision.HIGHEST,  # of float32; they are divided by a temperature
             preferred_element_type=jnp.promote_types(dtype, jnp.float32),
         )
         if self.learned_gain:

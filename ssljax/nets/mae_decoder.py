@@ -65,9 +65,11 @@ class MAEDecoder(nn.Module):
         tokens = at_least_float32(embed(seen['tokens']))
         n, k, _ = tokens.shape
         hidden = self.param('mask', nn.initializers.normal(0.02), (self.width,), jnp.float32)
-        hidden = jnp.broadcast_to(hidden.astype(tokens.dtype), (n, 1, self.width))
+        # A slot for each hidden patch, so that no two gradients meet at one place: a GPU adds those
+        # in any order, or one by one where it has to repeat itself to the bit.
+        hidden = jnp.broadcast_to(hidden.astype(tokens.dtype), (n, rank.shape[1] - k, self.width))
         slots = jnp.concatenate([tokens, hidden], axis=1)
-        x = jnp.take_along_axis(slots, jnp.minimum(rank, k)[:, :, None], axis=1)
+        x = slots.at[jnp.arange(n)[:, None], rank].get(unique_indices=True, mode='clip')
         x = x + jnp.asarray(sincos(grid, self.width), x.dtype)
         ahead = int('cls' in seen)
         if ahead:  # at no position

@@ -1,5 +1,8 @@
 """Images as rows of patches, and back."""
 
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -62,27 +65,45 @@ class PatchProjection(nn.Module):
     Attributes:
         width: features of a patch.
         patch: side of a patch in pixels.
+        start: how it starts. `xavier`: Xavier's bound of the matrix, bias 0 (MAE, MoCo v3).
+            `torch`: kernel and bias uniform within 1 / sqrt(inputs), as PyTorch starts the
+            convolution that it is elsewhere (DINO).
         dtype: compute precision.
     """
 
     width: int
     patch: int
+    start: Literal['xavier', 'torch'] = 'xavier'
     dtype: Precision = 'float32'
 
     @nn.compact
     def __call__(self, patches: Float[Array, 'n t v']) -> Float[Array, 'n t d']:
         """The features of patches in the order of `patchify`."""
         channels = patches.shape[-1] // self.patch**2
-        # Kept as a convolution's kernel, [p, p, c, width]; Xavier's bound is that of the matrix.
+        # Kept as a convolution's kernel, [p, p, c, width]; it starts as the matrix that it is.
         shape = (self.patch, self.patch, channels, self.width)
-        kernel = self.param('kernel', _xavier_of_the_matrix, shape, jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (self.width,), jnp.float32)
+        of_kernel, of_bias = _starts(self.start, patches.shape[-1])
+        kernel = self.param('kernel', _of_the_matrix(of_kernel), shape, jnp.float32)
+        bias = self.param('bias', of_bias, (self.width,), jnp.float32)
         patches, kernel, bias = nn.dtypes.promote_dtype(
             patches, kernel, bias, dtype=compute_dtype(self.dtype)
         )
         return patches @ kernel.reshape(-1, self.width) + bias
 
 
-def _xavier_of_the_matrix(key, shape, dtype):
-    matrix = (shape[0] * shape[1] * shape[2], shape[3])
-    return nn.initializers.xavier_uniform()(key, matrix, dtype).reshape(shape)
+def _starts(start: str, inputs: int):
+    """Initialisers of kernel and bias."""
+    if start == 'xavier':
+        return nn.initializers.xavier_uniform(), nn.initializers.zeros
+
+    def within(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
+
+    return within, within
+
+
+def _of_the_matrix(initial):
+    def kernel(key, shape, dtype):
+        return initial(key, (shape[0] * shape[1] * shape[2], shape[3]), dtype).reshape(shape)
+
+    return kernel

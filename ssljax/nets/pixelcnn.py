@@ -21,7 +21,8 @@ class PixelCNN(nn.Module):
         dtype: `float32` or `bfloat16` computation.
 
     Reference: van den Oord, Kalchbrenner, Kavukcuoglu 2016, arXiv 1601.06759 (masked
-        convolutions); the block is that of Henaff et al. 2019, arXiv 1905.09272.
+        convolutions); the block is that of Henaff et al. 2019, arXiv 1905.09272, but for a ReLU
+        between 1x3 and 2x1, which theirs has not.
     """
 
     blocks: int = 5

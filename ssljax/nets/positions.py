@@ -1,5 +1,6 @@
 """Where a patch is: fixed sines and cosines for any grid, and learned tables brought to others."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -52,7 +53,9 @@ def resample(
     down, across = (
         jnp.asarray(cubic_weights(a, b), table.dtype) for a, b in zip(old, new, strict=True)
     )
-    return jnp.einsum('ar,bc,rcd->abd', down, across, maps).reshape(new[0] * new[1], -1)
+    exact = jax.lax.Precision.HIGHEST
+    found = jnp.einsum('ar,bc,rcd->abd', down, across, maps, precision=exact)
+    return found.reshape(new[0] * new[1], -1)
 
 
 def cubic_weights(old: int, new: int, a: float = -0.75) -> Float[np.ndarray, 'new old']:

@@ -14,8 +14,9 @@ EPSILON = 1e-6
 """Of LayerNorm, as in the published vision transformers."""
 
 Initial = Literal['normal', 'xavier', 'xavier_apart']
-"""How weight matrices start. `normal`: standard deviation 0.02 (ViT, DINO). `xavier`: uniform with
-variance 2 / (inputs + outputs), that of queries, keys and values being one matrix (MAE).
+"""How weight matrices start. `normal`: standard deviation 0.02, that of the patches as PyTorch
+starts a convolution (DINO). `xavier`: uniform with variance 2 / (inputs + outputs), queries, keys
+and values being one matrix (MAE).
 `xavier_apart`: the same, with queries, keys and values three matrices, and a class token of
 standard deviation 1e-6 in place of 0.02 (MoCo v3)."""
 

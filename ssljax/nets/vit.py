@@ -147,8 +147,9 @@ class ViT(nn.Module):
         patches, (ahead, places) = patchify(x, self.patch), self._positions(grid)
         if keep is not None:
             patches, places = jnp.take_along_axis(patches, keep[:, :, None], axis=1), places[keep]
+        start = 'torch' if self.initial == 'normal' else 'xavier'
         x = at_least_float32(
-            PatchProjection(self.width, self.patch, self.dtype, name='patch')(patches)
+            PatchProjection(self.width, self.patch, start, self.dtype, name='patch')(patches)
         )
         x = x + places.astype(x.dtype)
         if self.cls:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -40,7 +39,9 @@ def refresher(session: Session) -> tuple[int, Refresh] | None:
         def sweep(fn: Callable[[Tree, Tree, Array], Array]) -> Float[Array, 'examples d']:
             if fn not in compiled:
                 compiled[fn] = _features(session, fn)
-            return jnp.asarray(_sweep(session, compiled[fn], state))
+            # Replicated: what a method makes of it is one program of all processes.
+            rows = _sweep(session, compiled[fn], state)
+            return jax.device_put(rows, session.placement.replicated)
 
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), REFRESH)
         now = Now(state.step, key, run)

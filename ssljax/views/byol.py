@@ -18,6 +18,9 @@ class BYOLViews(Recipe):
 
     ImageNet has the defaults (MoCo v3 with a ResNet: `scale=(0.2, 1.0)`); CIFAR-10
     `size=32, blur=(0.0, 0.0), evaluation_crop=1.0`. Barlow Twins and VICReg use these views too.
+    Colours are jittered as torchvision does it, and so MoCo v3's and solo-learn's code. BYOL's own
+    adds to the brightness what is multiplied here, which moves dark images more, changes contrast
+    around the mean of each channel and saturation in HSV; and it draws a crop once, cut to fit.
     Images that are not RGB need `saturation=0.0, hue=0.0, gray=0.0` and their own `mean` and `std`.
 
     Attributes:

@@ -30,6 +30,9 @@ class MultiCrop(Recipe):
     |                   |             |              |             | blur 0.5 everywhere, no       |
     |                   |             |              |             | solarisation                  |
 
+    A blur reaches a twentieth of the view's size to each side, so that on small views a wide one is
+    cut short (deviation 2 on 96 pixels acts as 1.85); SwAV's code has 23 pixels and DINO's as many
+    as the deviation takes, whatever the size.
     Images that are not RGB need `saturation=0.0, hue=0.0, gray=0.0` and their own `mean` and `std`.
 
     Attributes:

@@ -226,23 +226,31 @@ def copied(script, tmp_path):
     return launch / script, folder, environment
 
 
-@pytest.mark.parametrize(
-    ('fast', 'flags'), [('', '--x=1 --xla_gpu_deterministic_ops=true'), ('1', '--x=1')]
+DETERMINISTIC = (
+    '--xla_gpu_deterministic_ops=true --xla_gpu_enable_scatter_determinism_expander=true'
 )
-def test_a_node_has_a_process_for_each_gpu(tmp_path, fast, flags):
+
+
+@pytest.mark.parametrize(
+    ('fast', 'visible', 'count', 'flags'),
+    [('', '', 3, f'--x=1 {DETERMINISTIC}'), ('1', '', 3, '--x=1'), ('1', '0,2', 2, '--x=1')],
+)
+def test_a_node_has_a_process_for_each_gpu(tmp_path, fast, visible, count, flags):
     script, folder, environment = copied('gpu_node.sh', tmp_path)
-    stub(folder, 'nvidia-smi', 'printf "GPU 0: H\\nGPU 1: H\\nGPU 2: H\\n"')
-    stub(folder, 'ssljax', 'echo "$JAX_LOCAL_DEVICE_IDS $JAX_NUM_PROCESSES $XLA_FLAGS: $*"')
+    stub(folder, 'nvidia-smi', 'printf "GPU 0: H\\n  MIG 1g: 0\\nGPU 1: H\\nGPU 2: H\\n"')
+    told = 'set -- $XLA_FLAGS: "$@"; echo "$JAX_LOCAL_DEVICE_IDS $JAX_NUM_PROCESSES $*"'
+    stub(folder, 'ssljax', told)
     done = subprocess.run(
         [script, 'x.py', '--batch', '8'],
-        env={**environment, 'FAST': fast},
+        env={**environment, 'FAST': fast, 'CUDA_VISIBLE_DEVICES': visible},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
     said = sorted(done.stdout.splitlines())
-    assert said == [f'[{i}] {i} 3 {flags}: train x.py --batch 8' for i in range(3)] + ['extra cuda']
+    lines = [f'[{i}] {i} {count} {flags}: train x.py --batch 8' for i in range(count)]
+    assert said == [*lines, 'extra cuda']
 
 
 @pytest.fixture
