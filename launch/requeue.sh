@@ -17,6 +17,8 @@ ssljax_step() {
     # Listening comes first: told while srun starts, the job would end and leave the step running.
     trap 'told=1; if [ -z "$teller" ]; then _ssljax_tell & teller=$!; fi' USR1
     trap 'told=1; ours=; if [ -z "$teller" ]; then _ssljax_tell & teller=$!; fi' TERM
+    # From 22.05 to 23.11 srun does not take this over from sbatch by itself.
+    [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
     srun "$@" &
     step=$!
     while :; do

@@ -48,7 +48,7 @@ def main(options: Sweep) -> int:
         if code:
             return EXIT_INTERRUPTED if sweep.told else code
         sweep.work()
-    results.publish(study, folder)
+        results.publish(study, folder)
     sweep.say(f'{folder.path}: results.md, results.csv, figure.png')
     if sweep.told and sweep.missing():
         return EXIT_INTERRUPTED
@@ -110,6 +110,8 @@ class _Sweep:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self.told:  # said again on the way out, it shall not end it without its exit code
+                signal.signal(signal.SIGTERM, lambda *_: None)
 
     def check(self) -> int:
         """The exit code of a process that opens every missing run and starts none."""

@@ -66,11 +66,14 @@ def scale_by_moments(betas: tuple[float, float], epsilon: float) -> optax.Gradie
 
     def init(params: Tree) -> MomentsState:
         zeros = jax.tree.map(jnp.zeros_like, params)
-        counts = jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params)
+        # Floats, so that an update that is skipped leaves them as it leaves the moments: integers
+        # count steps, and go on.
+        counts = jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params)
         return MomentsState(counts, zeros, jax.tree.map(jnp.zeros_like, params))
 
     def update(grads: Tree, state: MomentsState, params: Tree = None) -> tuple[Tree, MomentsState]:
         def direction(n: Array, m: Array, v: Array) -> Array:
+            n = n.astype(jnp.int32)
             return (m / (1 - b1**n) / (jnp.sqrt(v / (1 - b2**n)) + epsilon)).astype(m.dtype)
 
         count = jax.tree.map(lambda n: n + 1, state.count)

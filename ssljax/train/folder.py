@@ -199,6 +199,12 @@ class RunFolder:
         half.replace(self.record)
 
 
+class UnreachableError(RuntimeError):
+    """A bucket does not answer, which is nobody's bad input: tried again, it may."""
+
+    exit_code = 1
+
+
 def reach(path: epath.Path) -> None:
     """Asks a bucket about a path in it, and says what is wrong with the bucket.
 
@@ -206,6 +212,7 @@ def reach(path: epath.Path) -> None:
 
     Raises:
         ValueError: there is no such bucket, or it does not answer us.
+        UnreachableError: it does not answer anybody just now.
     """
     if '://' not in str(path):
         return
@@ -218,9 +225,13 @@ def reach(path: epath.Path) -> None:
             bucket = path.parts[2] if len(path.parts) > 2 else ''
             raise ValueError(f'there is no bucket {bucket!r} for {path}; make it first') from error
     except tf.errors.OpError as error:
+        why = f'{path} cannot be reached: {error.message.splitlines()[0]}'
+        of = tf.errors
+        if isinstance(error, of.UnavailableError | of.DeadlineExceededError | of.AbortedError):
+            raise UnreachableError(f'{why}. Give the same command again') from error
         raise ValueError(
-            f'{path} cannot be reached: {error.message.splitlines()[0]}. See to the credentials '
-            '(gcloud auth application-default login) and to what they allow'
+            f'{why}. See to the credentials (gcloud auth application-default login) and to what '
+            'they allow'
         ) from error
 
 

@@ -22,8 +22,18 @@ class Interrupt:
         """Asks; safe inside a signal handler."""
         self._asked.set()
 
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked."""
+        return self._asked.is_set()
+
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step: the same answer in every process."""
+        """Whether to stop after this step: the same answer in every process.
+
+        Args:
+            step: how many this process has taken, from 1. (A signal that comes before the first has
+                all stop behind step 1, and JAX waits for that very number.)
+        """
         if jax.process_count() == 1:
             return self._asked.is_set()
         # JAX's coordination service has the processes agree on one step, whoever was told.
@@ -54,3 +64,7 @@ def on_signals() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if signal.SIGTERM in before and interrupt.asked:
+            # Said again on the way out, it shall not turn "saved" into "killed". A function, not
+            # SIG_IGN, which processes started from here would inherit.
+            signal.signal(signal.SIGTERM, lambda *_: None)

@@ -224,7 +224,7 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
         state, arrays = parts.take(state, session.placement.put(batch))
         step += 1
         record.push(step, arrays)
-        last, told = step == run.steps, parts.interrupt.reached(step)
+        last, told = step == run.steps, parts.interrupt.reached(step - record.first)
         evaluates = parts.measure is not None and (last or step % evaluate_every == 0)
         unevaluated, score = evaluates and told, None
         if evaluates and not told:

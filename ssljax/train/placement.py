@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ssljax.core import Batch, TrainState, Tree
@@ -48,12 +49,26 @@ def make_mesh(fsdp: int = 1, devices: int | Sequence[jax.Device] | None = None) 
         raise ValueError(f'{count} devices asked for, {len(found)} found; use 1 to {len(found)}')
     if fsdp < 1 or count % fsdp:
         raise ValueError(f'fsdp={fsdp} does not divide {count} devices; use a divisor of {count}')
-    return jax.make_mesh(
-        (count // fsdp, fsdp),
-        ('data', 'fsdp'),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=found[:count],
-    )
+    arranged = _arranged(found[:count], (count // fsdp, fsdp))
+    return Mesh(arranged, ('data', 'fsdp'), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _arranged(devices: Sequence[Any], shape: tuple[int, int]) -> np.ndarray:
+    """The devices in this shape, those near each other along the last axis.
+
+    Not by `jax.make_mesh`: it refuses GPUs of several hosts, which count as several slices, and to
+    split an axis of most TPU slices, as `fsdp=8` of a v6e 16x16 does.
+    """
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if devices[0].platform == 'tpu' and slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if devices[0].platform == 'tpu' and shape[0] % slices == 0:
+        within = (shape[0] // slices, shape[1])
+        return mesh_utils.create_hybrid_device_mesh(
+            within, (slices, 1), devices, allow_split_physical_axes=True
+        )
+    place = lambda device: (getattr(device, 'slice_index', 0), device.process_index, device.id)
+    return np.array(sorted(devices, key=place)).reshape(shape)
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

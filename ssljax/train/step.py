@@ -81,9 +81,10 @@ def make_step(
         params, carry = method.after(params, carry, Now(state.step, k_after, run))
 
         norms = {group: optax.global_norm(tree) for group, tree in sorted(grads.items())}
-        # A finite gradient may still overflow the parameters: what would be kept must be finite.
+        # A finite gradient may still overflow the parameters, and a finite loss a running variance:
+        # what would be kept must be finite.
         finite = jnp.stack([*norms.values(), optax.global_norm(params)])
-        good = jnp.isfinite(loss) & jnp.all(jnp.isfinite(finite))
+        good = jnp.isfinite(loss) & jnp.all(jnp.isfinite(finite)) & _finite(carry)
         after = TrainState(
             state.step + 1,
             params=_chosen(good, params, state.params),
@@ -102,6 +103,12 @@ def make_step(
         return after, metrics
 
     return step
+
+
+def _finite(tree: Tree) -> Array:
+    """Whether all numbers are finite."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in floats], bool))
 
 
 def _chosen(good: Array, new: Tree, old: Tree, always: type | None = None) -> Tree:

@@ -4,15 +4,18 @@ import dataclasses
 import json
 
 import pytest
+from etils import epath
 
+from ssljax.cli import EXIT_USAGE
 from ssljax.core import Signature
+from ssljax.data.graph import tensorflow
 from ssljax.experiment import Data, Experiment
 from ssljax.methods.simclr import SimCLR
 from ssljax.nets.heads import ProjectionHead
 from ssljax.nets.small import SmallResNet
 from ssljax.optim import SGD
 from ssljax.train import folder as folders
-from ssljax.train.folder import RunFolder
+from ssljax.train.folder import RunFolder, reach
 from ssljax.views.simclr import SimCLRViews
 
 EXPERIMENT = Experiment(
@@ -103,3 +106,19 @@ def test_another_run_is_refused_and_changes_nothing(goes_on):
     with pytest.raises(ValueError, match='holds another run'):
         goes_on.folder.begin(dataclasses.replace(EXPERIMENT, batch=32), DATA, 'fingerprint', 5)
     assert goes_on.folder.record.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ('error', 'code'), [('UnavailableError', 1), ('AbortedError', 1), ('PermissionDeniedError', 2)]
+)
+def test_a_bucket_that_does_not_answer_is_no_bad_input(monkeypatch, error, code):
+    tf = tensorflow()
+    raised = getattr(tf.errors, error)(None, None, '503, they say')
+
+    def stat(path):
+        raise raised
+
+    monkeypatch.setattr(tf.io.gfile, 'stat', stat)
+    with pytest.raises((ValueError, RuntimeError), match='gs://a/b cannot be reached: 503') as told:
+        reach(epath.Path('gs://a/b'))
+    assert getattr(told.value, 'exit_code', EXIT_USAGE) == code

@@ -1,5 +1,7 @@
 """Where arrays live."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from ssljax.core import TrainState
-from ssljax.train.placement import SMALLEST_SHARDED, Placement, make_mesh, parameter_spec
+from ssljax.train.placement import (
+    SMALLEST_SHARDED,
+    Placement,
+    _arranged,
+    make_mesh,
+    parameter_spec,
+)
 
 
 def init():
@@ -82,3 +90,46 @@ def test_a_mesh_of_given_devices_has_those_and_no_others():
     assert mesh.shape == {'data': 2, 'fsdp': 2} and set(mesh.devices.flat) == set(given)
     with pytest.raises(ValueError, match='fsdp=3 does not divide 4 devices'):
         make_mesh(3, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stand:
+    """What a mesh is made of, of a device that is not here."""
+
+    id: int
+    process_index: int
+    slice_index: int
+    platform: str
+    device_kind: str
+    coords: tuple[int, ...] = ()
+    core_on_chip: int = 0
+
+
+def test_gpus_of_several_hosts_stand_in_the_order_of_their_processes():
+    # Each host is a slice of its own, and JAX numbers them by whichever came first.
+    gpus = [Stand(8 - i, 1 - i // 4, 1 - i // 4, 'gpu', 'H100') for i in range(8)]
+    arranged = _arranged(gpus, (2, 4))
+    assert [[gpu.process_index for gpu in row] for row in arranged] == [[0] * 4, [1] * 4]
+    assert [gpu.id for gpu in arranged.flat] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sides', 'fsdp'),
+    [('TPU v6 lite', (16, 16, 1), 8), ('TPU v5', (4, 4, 4), 8), ('TPU v5 lite', (4, 4, 1), 8)],
+)
+def test_any_divisor_of_a_tpu_slice_is_a_length_of_fsdp(kind, sides, fsdp):
+    places = np.ndindex(*reversed(sides))
+    chips = [Stand(i, i // 4, 0, 'tpu', kind, place[::-1]) for i, place in enumerate(places)]
+    arranged = _arranged(chips, (len(chips) // fsdp, fsdp))
+    assert {chip.id for chip in arranged.flat} == set(range(len(chips)))
+
+
+def test_of_several_tpu_slices_fsdp_stays_within_one():
+    places = [(x, y, 0) for y in range(4) for x in range(4)]
+    chips = [
+        Stand(16 * n + i, 4 * n + i // 4, n, 'tpu', 'TPU v5 lite', place)
+        for n in range(2)
+        for i, place in enumerate(places)
+    ]
+    for row in _arranged(chips, (4, 8)):
+        assert len({chip.slice_index for chip in row}) == 1

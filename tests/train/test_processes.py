@@ -155,6 +155,15 @@ def test_told_to_stop_all_save_one_step_and_any_number_of_devices_goes_on(experi
     assert 3 <= stopped < STEPS
     assert (parts / 'checkpoints' / str(stopped) / 'DIGEST').exists()
 
+    # Told before its first step, a run that goes on stops behind that one.
+    process = train(experiment, parts, 2)
+    while 'continuing' not in process.stdout.readline():
+        assert process.poll() is None
+    process.terminate()
+    code, said = ended(process)
+    assert code == EXIT_INTERRUPTED, said
+    assert last_step(parts) == stopped + 1
+
     for folder, devices in ((parts, 4), (whole, 1)):
         session = Session.open(load_experiment(experiment), devices)
         outcome = loop.train(session, RunFolder.at(str(folder)), monitor(session))

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from ssljax.core import Method, Run, TrainState
+from ssljax.optim.adamw import scale_by_moments
 from ssljax.train.step import make_init, make_step
 from ssljax.views.recipe import Recipe
 
@@ -117,6 +118,32 @@ def test_a_finite_gradient_that_overflows_the_parameters_is_skipped():
     assert metrics['skipped'] == 1 and jnp.isfinite(metrics['grad_norm'])
     assert metrics['nonfinite/encoder'] == metrics['nonfinite/head'] == 0
     assert after.params['head']['b'] == state.params['head']['b']
+
+
+class Overflown(Followed):
+    """Its state overflows at step 0; loss and gradients do not."""
+
+    def after(self, params, state, now):
+        params, state = super().after(params, state, now)
+        return params, {**state, 'target': jnp.where(now.step == 0, jnp.inf, state['target'])}
+
+
+def test_a_state_of_the_method_that_is_not_finite_is_skipped():
+    state, step = build(Overflown())
+    after, metrics = step(state, BATCH)
+    assert metrics['skipped'] == 1 and after.method['target'] == -1
+    after, metrics = step(after, BATCH)
+    assert metrics['skipped'] == 0 and after.method['target'] == after.params['encoder']['w']
+
+
+def test_an_update_that_is_skipped_does_not_count_for_adam():
+    rule = optax.chain(scale_by_moments((0.9, 0.999), 1e-8), optax.scale(-0.1))
+    state, step = build(Line(breaks_at=0), rule)
+    after, metrics = step(state, BATCH)
+    assert metrics['skipped'] == 1
+    later, _ = step(after, BATCH)
+    moved = later.params['encoder']['w'] - state.params['encoder']['w']
+    assert jnp.abs(moved) == pytest.approx(0.1, rel=1e-4)  # as its first update
 
 
 def test_after_sees_the_new_parameters_and_has_the_last_word():
