@@ -55,6 +55,7 @@ from ssljax.nets.resnet import ResNet
 from ssljax.nets.vit import ViT
 from ssljax.optim import SGD
 from ssljax.plan.measure import made_batch
+from ssljax.plan.work import work_of
 from ssljax.train.session import Session
 from ssljax.views.byol import BYOLViews
 from ssljax.views.multicrop import MultiCrop
@@ -229,21 +230,22 @@ def session_of(case: Case, batch: int) -> Session:
     return Session.without_data(experiment, Signature(views, CHANNELS, CLASSES, EXAMPLES))
 
 
-def whole_step(session: Session) -> tuple[Callable, Callable]:
-    """The step, to be run and to be analysed."""
+def whole_step(session: Session) -> tuple[Callable, float]:
+    """The step, to be run, and its floating-point operations."""
     batch = made_batch(session)
-    compiled = session.step.lower(session.abstract, batch).compile()
+    lowered = session.step.lower(session.abstract, batch)
+    compiled = lowered.compile()
     held = [session.fresh()]
 
     def run():
         held[0], metrics = compiled(held[0], batch)
         return metrics['loss']
 
-    return run, compiled
+    return run, work_of(lowered, compiled).flops
 
 
 def bare(session: Session, method: Method, passes: tuple[Pass, ...]) -> tuple:
-    """The passes, one behind the other in one program; `run` and the compiled program."""
+    """The passes, one behind the other in one program, and their floating-point operations."""
     batch = session.run.batch
     shapes = [(batch * p.views, *p.shape) for p in passes]
     inputs = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
@@ -270,13 +272,9 @@ def bare(session: Session, method: Method, passes: tuple[Pass, ...]) -> tuple:
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, inputs)
 
-    compiled = jax.jit(program).lower(params, other, inputs).compile()
-    return lambda: compiled(params, other, inputs), compiled
-
-
-def operations(compiled) -> float:
-    """Floating-point operations of a compiled program, as XLA counts them."""
-    return compiled.cost_analysis()['flops']
+    lowered = jax.jit(program).lower(params, other, inputs)
+    compiled = lowered.compile()
+    return lambda: compiled(params, other, inputs), work_of(lowered, compiled).flops
 
 
 def seconds(variants: dict[str, Callable], repetitions: int) -> dict[str, float]:
@@ -308,9 +306,9 @@ def main() -> int:
     for name in options.methods or CASES:
         case = CASES[name]
         session = session_of(case, options.batch)
-        step, step_program = whole_step(session)
-        passes, bare_program = bare(session, case.method, case.passes)
-        ratio = operations(step_program) / operations(bare_program)
+        step, step_flops = whole_step(session)
+        passes, bare_flops = bare(session, case.method, case.passes)
+        ratio = step_flops / bare_flops
         time_ratio, took = '', ''
         if not options.flops:
             taken = seconds({'step': step, 'bare': passes}, options.repetitions)

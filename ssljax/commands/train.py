@@ -49,12 +49,11 @@ def _train(experiment: Experiment, folder: str, options: Train) -> int:
     return 0 if outcome.finished else EXIT_INTERRUPTED
 
 
-def flops(compiled: Any) -> float:
-    """Floating-point operations of a compiled step on one device, rounds of its loops included."""
-    from ssljax.plan.hlo import Program
-    from ssljax.plan.work import work
+def flops(lowered: Any) -> float:
+    """Floating-point operations of a step on one device, rounds of its loops included."""
+    from ssljax.plan.work import work_of
 
-    return work(Program.parse(compiled.as_text()), compiled.cost_analysis() or {}).flops
+    return work_of(lowered, lowered.compile()).flops
 
 
 def resolve(options: Train, changes: list[str]) -> tuple[Experiment, str]:

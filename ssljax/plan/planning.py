@@ -10,7 +10,7 @@ from ssljax.plan.estimate import Roofline, Whole, roofline, whole
 from ssljax.plan.hlo import Program
 from ssljax.plan.host import Host, host
 from ssljax.plan.memory import Memory, TooLarge, memory, too_large
-from ssljax.plan.work import Work, work
+from ssljax.plan.work import Work, work_of
 from ssljax.train.session import Session
 
 
@@ -89,7 +89,8 @@ def compiled(session: Session) -> Step | TooLarge:
     """Compiles the session's step for the devices of its placement and reads what came out."""
     began = time.monotonic()
     try:
-        run = session.step.lower(session.abstract, session.batch).compile()
+        lowered = session.step.lower(session.abstract, session.batch)
+        run = lowered.compile()
     except Exception as error:
         found = too_large(error)
         if found is None:
@@ -99,7 +100,7 @@ def compiled(session: Session) -> Step | TooLarge:
     program = Program.parse(run.as_text())
     return Step(
         memory=memory(session.abstract, session.batch, run.memory_analysis()),
-        work=work(program, run.cost_analysis() or {}),
+        work=work_of(lowered, run),
         collectives=collectives(program),
         unread_loops=program.unread(),
         compile_seconds=seconds,

@@ -9,6 +9,7 @@ operations) is left out of both.
 
 import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,30 @@ def work(program: Program, cost: dict[str, float]) -> Work:
         accessed=float(cost.get('bytes accessed', 0.0)) * scale(whole.bytes, once.bytes),
         hbm=whole.hbm,
     )
+
+
+LIBRARIES = ('"__cublas', '"__cudnn')
+"""How the targets of calls begin that a GPU's products and convolutions become."""
+
+
+def work_of(lowered: Any, compiled: Any) -> Work:
+    """What one device does in one run of a program, on any kind of device.
+
+    Where products have become calls of a library, neither XLA's count nor the text has them, and
+    operations are counted in the program as it was before it was compiled, shared out evenly: what
+    several devices do alike counts as if they had divided it.
+
+    Args:
+        lowered: a program of JAX's, `jax.stages.Lowered`.
+        compiled: what became of it, `jax.stages.Compiled`.
+    """
+    text = compiled.as_text()
+    program = Program.parse(text)
+    done = work(program, compiled.cost_analysis() or {})
+    if not any(f'custom_call_target={name}' in text for name in LIBRARIES):
+        return done
+    before = Program.parse(lowered.compiler_ir('hlo').as_hlo_module().to_string())
+    return dataclasses.replace(done, flops=counted(before, loops=True).flops / program.devices)
 
 
 def counted(program: Program, loops: bool) -> Count:
@@ -162,10 +187,10 @@ def moved(
         return []
     operands = computation.operands(instruction)
     if instruction.opcode.endswith('-done'):
-        result = instruction.shapes[0]
         source = computation.operands(operands[0])
         space = source[0].shapes[0].space if source else HBM
-        return [(result.bytes, result.space), (result.bytes, space)]
+        # All of them: XLA puts the gradients of many parameters into one exchange.
+        return [p for s in instruction.shapes for p in ((s.bytes, s.space), (s.bytes, space))]
     if instruction.opcode == 'fusion':
         callee = program.computations[instruction.attribute('calls')]
         parts = _written(program, callee, callee.root, instruction.shapes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax.plan.hlo import Program, shapes
-from ssljax.plan.work import counted, work
+from ssljax.plan.work import counted, work, work_of
 
 N = 128
 
@@ -33,6 +33,39 @@ def test_rounds_of_a_loop_count(count):
     assert counted(program, True).flops == count * 2 * N**3
     assert work(program, cost).flops == pytest.approx(count * cost['flops'])
     assert cost['flops'] < 1.1 * 2 * N**3  # XLA's own count has one round
+
+
+class OfAGPU:
+    """A compiled program in which a product is a call of a library."""
+
+    def as_text(self):
+        return (
+            'HloModule m, num_partitions=2\n\nENTRY %main (a: f32[8,8]) -> f32[8,8] {\n'
+            '  %a = f32[8,8]{1,0} parameter(0)\n'
+            '  ROOT %c = f32[8,8]{1,0} custom-call(%a, %a), custom_call_target="__cublas$gemm"\n}\n'
+        )
+
+    def cost_analysis(self):
+        return {'flops': -1.0, 'bytes accessed': 768.0}
+
+
+def test_calls_of_a_library_are_counted_in_the_program_before():
+    a = jnp.ones((N, N))
+    lowered = jax.jit(rounds(10)).lower(a, a)
+    done = work_of(lowered, OfAGPU())
+    assert done.flops == 10 * 2 * N**3 / 2 and done.accessed == 768
+    here = work_of(lowered, lowered.compile())
+    assert here.flops == pytest.approx(10 * 2 * N**3, rel=0.1)
+
+
+def test_all_parts_of_a_joint_exchange_are_moved():
+    text = (
+        'HloModule m\n\nENTRY %main (a: f32[8], b: f32[4]) -> (f32[8], f32[4]) {\n'
+        '  %a = f32[8]{0} parameter(0)\n  %b = f32[4]{0} parameter(1)\n'
+        '  %s = (f32[8]{0}, f32[4]{0}) all-reduce-start(%a, %b), to_apply=%add\n'
+        '  ROOT %d = (f32[8]{0}, f32[4]{0}) all-reduce-done(%s)\n}\n'
+    )
+    assert counted(Program.parse(text), True).bytes == 2 * 4 * (8 + 4)
 
 
 def test_without_loops_the_figures_are_xlas():
