@@ -18,14 +18,15 @@ from etils import epath
 
 NAME = 'metrics.jsonl'
 REWRITE_SECONDS = 30.0
+"""Between two times that a file in a bucket is written anew, if it is no more than one MiB."""
 _log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
     """Appends to `metrics.jsonl`, a line at a time, each handed to the system at once.
 
-    Buckets cannot append: there the lines are kept and the file is written anew every half minute
-    and on closing. Only process 0 writes.
+    Buckets cannot append: there the lines are kept and the file is written anew every half minute,
+    less often as it grows, ahead of a checkpoint, and on closing. Only process 0 writes.
 
     Args:
         folder: the run's folder, local or `gs://`; made if it is not there.
@@ -70,7 +71,7 @@ class MetricsWriter:
             self._file.flush()
             return
         self._lines.append(line)
-        if time.monotonic() - self._rewritten > REWRITE_SECONDS:
+        if time.monotonic() - self._rewritten > REWRITE_SECONDS * max(1.0, self._size / 2**20):
             self._rewrite()
 
     def sync(self) -> None:
@@ -92,6 +93,7 @@ class MetricsWriter:
     def _rewrite(self) -> None:
         self._rewritten = time.monotonic()
         text = ''.join(self._lines)
+        self._size = len(text)
         if not self._appends:
             self._path.write_text(text)  # an object in a bucket appears whole
             return

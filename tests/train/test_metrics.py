@@ -171,9 +171,18 @@ def test_where_appending_is_impossible_the_file_is_written_anew_now_and_then(tmp
     now[0] = metrics.REWRITE_SECONDS + 1
     writer.write({'step': 4})
     assert [r['step'] for r in read(tmp_path)] == [1, 2, 3, 4]
-    writer.write({'step': 5})
+    writer.write({'step': 5, 'name': 'x' * 2**21})  # two MiB are to wait twice as long
+    now[0] *= 2
+    writer.write({'step': 6})
+    now[0] += 1.5 * metrics.REWRITE_SECONDS
+    writer.write({'step': 7})
+    assert len(read(tmp_path)) == 6
+    now[0] += metrics.REWRITE_SECONDS
+    writer.write({'step': 8})
+    assert len(read(tmp_path)) == 8
+    writer.write({'step': 9})
     writer.close()
-    assert [r['step'] for r in read(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [r['step'] for r in read(tmp_path)] == list(range(1, 10))
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):
