@@ -43,7 +43,8 @@ ALLOWED = {
         'export', 'overrides', 'plan', 'report', 'study', 'sweep', 'train',
     ),
     'cli': ('commands', '__init__'),
-    '__init__': (),
+    '__init__': ('gpu',),
+    'gpu': (),
 }  # fmt: skip
 """Packages and modules of ssljax, and those of it that they may import. Whatever is not named in a
 line is forbidden there: no method in `train`, no training in `methods`, no command anywhere."""

@@ -180,7 +180,7 @@ def test_eight_devices_compute_what_one_does(x64, mesh8):
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        ({'depth': 20}, 'depth is 20; use one of 18, 34'),
+        ({'depth': 20}, 'depth is 20; use one of 10, 18, 34'),
         ({'stem': 'tiny'}, "stem is 'tiny'; use 'imagenet' or 'cifar'"),
         ({'width': 0}, 'factors from 1'),
         ({'dtype': 'float16'}, "dtype is 'float16'; use 'float32' or 'bfloat16'"),
