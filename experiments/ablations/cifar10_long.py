@@ -2,10 +2,10 @@
 
     ssljax sweep experiments/ablations/cifar10_long.py
 
-As long as two CPU cores allow: about two hours both, where `simclr_cifar10.py` and
-`moco_v2_cifar10.py` have the papers' ResNet-18 and hundreds of epochs. Networks, temperatures,
-queue and optimizer are those of the Fashion-MNIST files, data and views those of the CIFAR-10
-files. Probes are fitted to the first 10,000 training images, in every row.
+As long as two CPU cores allow: about two hours both, side by side in two shells, where
+`simclr_cifar10.py` and `moco_v2_cifar10.py` have the papers' ResNet-18 and hundreds of epochs.
+Networks, temperatures, queue and optimizer are those of the Fashion-MNIST files, data and views
+those of the CIFAR-10 files. Probes are fitted to the first 10,000 training images, in every row.
 """
 
 import dataclasses
