@@ -150,5 +150,5 @@ def test_what_does_not_fit_is_refused(change, views, message):
 
 def test_smoke_keeps_the_kind():
     small = NPID().smoke()
-    assert small.negatives == 16 and small.encoder.depth == 18 and small.head.widths == (32,)
+    assert small.negatives == 16 and small.encoder.depth == 10 and small.head.widths == (32,)
     assert NPID(negatives=None, head=NoHead(), bank=Bank(0.2)).smoke().negatives is None
