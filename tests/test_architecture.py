@@ -34,7 +34,8 @@ ALLOWED = {
         '__init__',
     ),
     'evaluate': (
-        'evaluate', 'core', 'data', 'views.recipe', 'train.session', 'train.placement',
+        'evaluate', 'core', 'data', 'losses.classification', 'views.recipe', 'train.session',
+        'train.placement',
     ),
     'report': ('report', 'core', 'data', 'views', 'evaluate', 'train'),
     'plan': ('plan', 'core', 'train.session', 'train.placement'),

@@ -39,7 +39,7 @@ def _train(experiment: Experiment, folder: str, options: Train) -> int:
     if options.profile:
         from ssljax.train.profile import Profile
 
-        profile = Profile(session, target, flops)
+        profile = Profile(session, target, flops, peak)
     measure = monitor(session)
     # Only behind all that may be refused: the lock makes the folder.
     with alone(target.path):
@@ -54,6 +54,16 @@ def flops(lowered: Any) -> float:
     from ssljax.plan.work import work_of
 
     return work_of(lowered, lowered.compile()).flops
+
+
+def peak(dtype: str) -> float:
+    """FLOP/s of a large matrix product on a device of this process, by itself."""
+    import jax
+
+    from ssljax.plan.measure import product_rate
+    from ssljax.train.placement import Placement, make_mesh
+
+    return product_rate(Placement(make_mesh(devices=jax.local_devices()[:1])), dtype)
 
 
 def resolve(options: Train, changes: list[str]) -> tuple[Experiment, str]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ssljax.evaluate.classifier import Classifier, Moments, encode
 from ssljax.evaluate.features import Features
+from ssljax.losses.classification import cross_entropy
 
 _SENT = 2**26
 """Numbers (256 MiB in float32) that are sent to the device at a time."""
@@ -141,8 +142,7 @@ def _train(carry, moments: Moments, batches, *, probe: SGDProbe, examples: int):
     def loss(parameters, x, y, real) -> Array:
         kernel, bias = parameters
         logits = jnp.matmul(x, kernel, precision='highest') + bias
-        wanted = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-        entropy = optax.losses.softmax_cross_entropy(logits, wanted)
+        entropy = cross_entropy(logits, y)
         return jnp.sum(entropy * real) / jnp.sum(real)
 
     def step(carry, item):

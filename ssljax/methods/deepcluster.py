@@ -14,13 +14,13 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ssljax.core import Batch, Method, Now, Run, Signature, Sweep, Tree
 from ssljax.losses import contrastive
+from ssljax.losses.classification import cross_entropy
 from ssljax.methods.kmeans import kmeans, mutual_information
 from ssljax.nets.heads import Classifier
 from ssljax.nets.resnet import ResNet
@@ -104,8 +104,7 @@ class DeepCluster(Method):
         scores = outputs['scores']
         cluster = state['assignment'][outputs['index']][:, None]
         labels = jnp.broadcast_to(cluster, scores.shape[:2])
-        wanted = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
-        costs = optax.losses.softmax_cross_entropy(scores, wanted)
+        costs = cross_entropy(scores, labels)
         weight = jax.lax.stop_gradient(state['weight'])[cluster]
         loss = jnp.mean(weight * costs)
         return loss, (

@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssljax.core import Batch, Method, Now, Run, Signature, Tree
+from ssljax.losses.classification import cross_entropy
 from ssljax.nets.heads import Classifier
 from ssljax.nets.resnet import ResNet
 
@@ -74,8 +74,7 @@ class Rotation(Method):
         """Mean softmax cross-entropy, equations 2 and 3: rotation r is class r; ln 4 by chance."""
         scores = outputs['scores']
         turn = jnp.broadcast_to(jnp.arange(TURNS), scores.shape[:-1])
-        wanted = jax.nn.one_hot(turn, TURNS, dtype=scores.dtype)
-        loss = jnp.mean(optax.losses.softmax_cross_entropy(scores, wanted))
+        loss = jnp.mean(cross_entropy(scores, turn))
         return loss, (state, {'accuracy': jnp.mean(jnp.argmax(scores, axis=-1) == turn)})
 
     def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:

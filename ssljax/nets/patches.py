@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from ssljax.nets.precision import Precision, compute_dtype
@@ -91,7 +92,7 @@ class PatchProjection(nn.Module):
         return patches @ kernel.reshape(-1, self.width) + bias
 
 
-def _starts(start: str, inputs: int):
+def _starts(start: str, inputs: int) -> tuple[Initializer, Initializer]:
     """Initialisers of kernel and bias."""
     if start == 'xavier':
         return nn.initializers.xavier_uniform(), nn.initializers.zeros
@@ -102,7 +103,9 @@ def _starts(start: str, inputs: int):
     return within, within
 
 
-def _of_the_matrix(initial):
+def _of_the_matrix(initial: Initializer) -> Initializer:
+    """As a convolution's kernel what `initial` makes of a matrix."""
+
     def kernel(key, shape, dtype):
         return initial(key, (shape[0] * shape[1] * shape[2], shape[3]), dtype).reshape(shape)
 

@@ -42,6 +42,16 @@ WARM, TIMED = 2, 5
 """Steps before the clock starts, and under it."""
 
 
+def product_rate(placement: Placement, dtype: str) -> float:
+    """FLOP/s of a large square matrix product on one of the devices, all of them at it."""
+    side = _sizes(placement.mesh).side
+    return 2 * side**3 / _seconds(placement.mesh, (side, side), lambda a: a @ a, dtype)
+
+
+def _sizes(mesh: Mesh) -> Sizes:
+    return SIZES.get(mesh.devices.flat[0].platform, QUICK)
+
+
 def measured_chip(placement: Placement, dtype: str) -> Chip:
     """The peaks of one of the devices at hand, all of them working at once.
 
@@ -53,15 +63,14 @@ def measured_chip(placement: Placement, dtype: str) -> Chip:
     """
     mesh = placement.mesh
     first = mesh.devices.flat[0]
-    sizes = SIZES.get(first.platform, QUICK)
-    square, row, exchanged = (sizes.side,) * 2, (sizes.copied,), (sizes.exchanged,)
-    flops = 2 * sizes.side**3 / _seconds(mesh, square, lambda a: a @ a, dtype)
-    bandwidth = 2 * 4 * sizes.copied / _seconds(mesh, row, lambda a: a + 1, 'float32')
+    sizes = _sizes(mesh)
+    flops = product_rate(placement, dtype)
+    bandwidth = 2 * 4 * sizes.copied / _seconds(mesh, (sizes.copied,), lambda a: a + 1, 'float32')
     interconnect = float('inf')
     if mesh.size > 1:
         sent = 2 * (mesh.size - 1) / mesh.size * 4 * sizes.exchanged
         exchange = lambda a: jax.lax.psum(a, ('data', 'fsdp'))
-        interconnect = sent / _seconds(mesh, exchanged, exchange, 'float32')
+        interconnect = sent / _seconds(mesh, (sizes.exchanged,), exchange, 'float32')
     memory = _capacity(mesh)
     return Chip(first.device_kind, flops, memory, bandwidth, interconnect, source='measured here')
 

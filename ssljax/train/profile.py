@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from ssljax.core import Batch, TrainState
@@ -18,13 +17,11 @@ WARM = 3
 TRACED = 5
 """Steps in the trace."""
 
-SIDES = {'cpu': 2048}
-"""Rows and columns of the matrix product that measures the peak; `SIDE` where a device is quick, so
-that starting it is no part of its time."""
-SIDE = 8192
-
 Flops = Callable[[jax.stages.Lowered], float]
 """Floating-point operations of one device in a run of a program."""
+
+Peak = Callable[[str], float]
+"""Floating-point operations a second of a device of this process, in products of a dtype."""
 
 
 class Profile:
@@ -38,13 +35,14 @@ class Profile:
         folder: the trace goes to `profile/` inside it, for TensorBoard or Perfetto.
         count: operations of a compiled step. XLA's own figure will not do: it has the body of a
             loop once, and so one of eight micro-batches.
+        peak: measures the peak.
 
     Attributes:
         flops: of a step on one device; 0 before the first.
     """
 
-    def __init__(self, session: Session, folder: RunFolder, count: Flops):
-        self._session, self._count = session, count
+    def __init__(self, session: Session, folder: RunFolder, count: Flops, peak: Peak):
+        self._session, self._count, self._peak = session, count, peak
         self.folder = folder.path / 'profile'
         self._calls = 0
         self._began = 0.0
@@ -74,23 +72,10 @@ class Profile:
         if self._seconds is None:
             return f'profile: the run ended before step {WARM + TRACED}; nothing was measured'
         dtype = getattr(getattr(self._session.experiment.method, 'encoder', None), 'dtype', None)
-        peak = self.peak(dtype or 'float32')
+        peak = self._peak(dtype or 'float32')
         rate = self.flops / self._seconds
         return (
             f'profile: {self._seconds * 1e3:.1f} ms a step, {self.flops / 1e9:.2f} GFLOP a device '
             f'and step, {rate / 1e9:.1f} GFLOP/s, {rate / peak:.0%} of the '
             f'{peak / 1e9:.1f} GFLOP/s of a matrix product; trace in {self.folder}'
         )
-
-    def peak(self, dtype: str) -> float:
-        """FLOP/s of a large matrix product on one device."""
-        side = SIDES.get(jax.default_backend(), SIDE)
-        a = jnp.ones((side, side), dtype)
-        product = jax.jit(lambda a: a @ a)
-        jax.block_until_ready(product(a))
-        seconds = []
-        for _ in range(5):
-            began = time.perf_counter()
-            jax.block_until_ready(product(a))
-            seconds.append(time.perf_counter() - began)
-        return 2 * side**3 / min(seconds)

@@ -100,6 +100,23 @@ def assert_trees_close(a, b, **bounds):
         )
 
 
+def operations(jaxpr):
+    """All of a program's, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from operations(inner)
+
+
+def test_no_two_gradients_meet_at_a_place_given_by_index(case):
+    """A GPU adds such in any order, or one by one where it has to repeat itself to the bit."""
+    params, state = fresh(case)
+    loss = loss_of(case.method, state, ready_batch(case.recipe))
+    traced = jax.make_jaxpr(jax.grad(loss, has_aux=True))(params)
+    scattered = [e for e in operations(traced.jaxpr) if e.primitive.name == 'scatter-add']
+    assert [e for e in scattered if not e.params['unique_indices']] == []
+
+
 def test_accepts_its_recipe_and_names_its_networks(case):
     method, recipe = case.method, case.recipe
     data = Signature(tuple(recipe.views().items()), 3, CLASSES, RUN.examples)

@@ -293,6 +293,22 @@ def test_queries_keys_and_values_start_as_one_matrix_or_as_three(initial, bound)
     assert np.abs(init['linear1']['kernel']).max() <= (6 / (64 + 256)) ** 0.5
 
 
+def test_patches_start_as_a_convolution_of_pytorchs_or_as_xaviers_matrix():
+    def start(initial):
+        module = vit('Ti', 16, initial=initial)
+        made = module.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+        return made['params']['patch']
+
+    inputs, width = 16 * 16 * 3, 192
+    for name in ('kernel', 'bias'):
+        values = start('normal')[name]
+        assert 0.95 < jnp.max(jnp.abs(values)) * inputs**0.5 <= 1
+        assert jnp.std(values) == pytest.approx((3 * inputs) ** -0.5, rel=0.15)
+    other = start('xavier')
+    assert jnp.std(other['kernel']) == pytest.approx((2 / (inputs + width)) ** 0.5, rel=0.02)
+    assert not other['bias'].any()
+
+
 @pytest.mark.parametrize(
     ('initial', 'deviation'), [('normal', 0.02), ('xavier', 0.02), ('xavier_apart', 1e-6)]
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax.commands.train import flops
+from ssljax.commands.train import flops, peak
 from ssljax.data.pipeline import batches
 from ssljax.evaluate.monitor import monitor
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
@@ -236,7 +236,7 @@ def test_killed_before_the_score_is_saved_it_has_the_evaluation_once(finished, m
 def test_profile_measures_and_leaves_a_trace(tmp_path):
     session = Session.open(EXPERIMENT, 1)
     folder = RunFolder.at(str(tmp_path / 'run'))
-    profile = Profile(session, folder, flops)
+    profile = Profile(session, folder, flops, peak)
     assert EXPERIMENT.steps >= WARM + TRACED
     train(session, folder, step=profile)
     said = profile.summary()
@@ -249,7 +249,7 @@ def test_profile_counts_every_micro_batch(tmp_path):
     found = {}
     for parts in (1, 8):
         session = Session.open(dataclasses.replace(EXPERIMENT, microbatches=parts), 1)
-        profile = Profile(session, RunFolder.at(str(tmp_path)), flops)
+        profile = Profile(session, RunFolder.at(str(tmp_path)), flops, peak)
         (batch,) = batches(session.source, EXPERIMENT.recipe, session.stream(), start=0, stop=1)
         profile(session.fresh(), session.placement.put(batch))
         found[parts] = profile.flops
