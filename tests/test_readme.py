@@ -104,3 +104,16 @@ def test_the_ablations_are_those_that_were_run():
         assert len(claimed) >= 4 and set(claimed) <= measured, (study, set(claimed) - measured)
     first = (ROOT / 'benchmarks' / 'ablations' / studies[0] / 'results.md').read_text()
     assert set(re.findall(r'\b\d\d\.\d\b', ahead)) <= set(re.findall(r'\b\d\d\.\d\b', first))
+
+
+def test_the_ratios_of_the_gpu_are_those_that_its_commands_printed():
+    folder = ROOT / 'benchmarks' / 'h100'
+    files = (folder / f'cost{kind}.txt' for kind in ('', '_without_triton'))
+    rows = [line.split(' | ') for file in files for line in file.read_text().splitlines()]
+    printed = {row[0].strip('| '): row[3] for row in rows if len(row) == 5 and '.' in row[3]}
+    figures = (ROOT / 'benchmarks' / 'README.md').read_text().split('one NVIDIA H100')[1]
+    line = next(line for line in figures.splitlines() if line.startswith('| `cost.py'))
+    said = re.findall(r'(\w[\w ]*) (\d\.\d\d)', line.split('bare: ')[1].split(' | ')[0])
+    said = {name.lower().replace(' ', '_'): ratio for name, ratio in said}
+    assert said == {name: ratio for name, ratio in printed.items() if name != 'npid'}
+    assert f'NPID: {printed["npid"]}' in figures and len(said) == 10
