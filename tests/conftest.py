@@ -1,12 +1,16 @@
 """Eight virtual CPU devices and a persistent compilation cache for every test."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 
 _CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
 # Tests compile more than they compute; so do the processes that they start, which inherit it.
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
+_FLAGS = ['--xla_backend_optimization_level=0']
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # an unknown flag ends the process
+    _FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # takes 2.5 times less to compile
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')

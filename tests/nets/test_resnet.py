@@ -159,7 +159,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside():
 
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does(x64, mesh8):
-    module = ResNet(depth=18, stem='cifar', zero_init=False)
+    module = ResNet(depth=10, stem='cifar', zero_init=False)
     variables = wide(fresh(module))
     x = images(16).astype(jnp.float64)
 

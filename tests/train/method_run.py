@@ -6,7 +6,6 @@ Run as a program it is one of several processes; process 0 writes the arrays:
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 import sys
@@ -19,12 +18,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'methods'))
 
 from cases import METHODS, RUN
 
-from ssljax.core import Now, with_keys
+from ssljax.core import with_keys
 from ssljax.data.made import CLASSES
 from ssljax.data.pipeline import batches
 from ssljax.experiment import Data, Evaluation, Experiment
 from ssljax.optim import SGD
-from ssljax.train.microbatches import value_and_grad
 from ssljax.train.placement import shardings
 from ssljax.train.processes import Asked, together
 from ssljax.train.refresh import refresher
@@ -108,7 +106,9 @@ def begun(session):
 
 
 def steps(name, devices=None, fsdp=1):
-    """Loss and gradients of the first step, and everything there is after `STEPS` of them.
+    """Losses, gradients of the first step, and everything there is after `STEPS` of them.
+
+    The gradients are what SGD has for momentum after that step: it starts at 0, and nothing decays.
 
     Returns:
         Arrays by path, and the state.
@@ -124,22 +124,11 @@ def steps(name, devices=None, fsdp=1):
     take = placement.compile_step(
         make_step(method, Ready(), session.transform, schedule, run), session.abstract
     )
-    gradient = value_and_grad(method, Ready().on_device, 1)
-    now = Now(jnp.asarray(0), jax.random.key(3), run)
-    key = jax.random.key(2)
-
-    @functools.partial(jax.jit, out_shardings=placement.replicated)
-    def first(params, carried, batch):
-        batch = with_keys(batch, jax.random.key(1))
-        (loss, _), grads = gradient(params, carried, batch, key, now)
-        return {'loss': loss, 'gradients': grads}
-
     found = {}
     for step, batch in enumerate(ready_batches(session)):
-        if step == 0:
-            with jax.set_mesh(placement.mesh):
-                found |= flat(first(state.params, state.method, batch), f'{name}/first')
         state, metrics = take(state, batch)
+        if step == 0:
+            found |= flat(state.opt, f'{name}/first')
         found[f'{name}/losses/{step}'] = np.asarray(metrics['loss'])
     arrays = {'params': state.params, 'opt': state.opt, 'method': state.method}
     return found | flat(arrays, name), state
