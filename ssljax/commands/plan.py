@@ -150,14 +150,11 @@ def _largest(
 ) -> tuple[Session, Step]:
     """The session of the largest batch that fits, and its step; prints every trial."""
     from ssljax.plan.largest import largest
+    from ssljax.plan.measure import capacity
     from ssljax.plan.planning import Step, compiled
     from ssljax.plan.tables import scaled
 
-    if at.chip is None:
-        raise ValueError(
-            f'--sweep-batch needs to know the memory of a chip; {at.kind} is not in the table. '
-            'Use a topology such as v5e:4x4'
-        )
+    room = capacity(at.devices) if at.chip is None else at.chip.hbm
     unit = len(at.devices) * experiment.microbatches
     smallest = session_of(dataclasses.replace(experiment, batch=unit), options, at)
 
@@ -175,7 +172,7 @@ def _largest(
             console.print(f'{scaled(step.used, "B", 1024)} a chip, does not fit')
             return False
         total = step.memory.total
-        good = total <= at.chip.hbm
+        good = total <= room
         tried[batch] = session, step
         console.print(f'{scaled(total, "B", 1024)} a chip, {"fits" if good else "does not fit"}')
         return good

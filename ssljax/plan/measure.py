@@ -4,7 +4,7 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def measured_chip(placement: Placement, dtype: str) -> Chip:
         sent = 2 * (mesh.size - 1) / mesh.size * 4 * sizes.exchanged
         exchange = lambda a: jax.lax.psum(a, ('data', 'fsdp'))
         interconnect = sent / _seconds(mesh, (sizes.exchanged,), exchange, 'float32')
-    memory = _capacity(mesh)
+    memory = capacity([*mesh.devices.flat])
     return Chip(first.device_kind, flops, memory, bandwidth, interconnect, source='measured here')
 
 
@@ -97,14 +97,14 @@ def _seconds(mesh: Mesh, shape: tuple[int, ...], function: Callable, dtype: str)
     return min(taken)
 
 
-def _capacity(mesh: Mesh) -> float:
-    """Bytes of memory of one device; of a CPU's virtual devices, its part."""
-    device = mesh.devices.flat[0]
+def capacity(devices: Sequence[jax.Device]) -> float:
+    """Bytes of memory of one of the devices at hand; of a CPU's virtual devices, its part."""
+    device = devices[0]
     stats = device.memory_stats() if device.platform != 'cpu' else None
     if stats and 'bytes_limit' in stats:
         return float(stats['bytes_limit'])
     pages, size = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
-    return pages * size / mesh.size
+    return pages * size / len(devices)
 
 
 def made_batch(session: Session) -> Batch:

@@ -14,6 +14,7 @@ from ssljax.commands import plan
 from ssljax.definitions import load_experiment
 from ssljax.plan import planning
 from ssljax.plan.chips import CHIPS
+from ssljax.plan.measure import capacity
 from ssljax.plan.memory import TooLarge
 from ssljax.plan.topology import Topology
 
@@ -78,7 +79,6 @@ def test_the_gradient_crosses_the_interconnect_once(planned):
         (['--topology', 'v5e:9'], 'Usual ones: v5e:1x1'),
         (['--topology', 'v5e:4x4', '--measure'], 'takes steps and v5e:4x4 is not here'),
         (['--topology', 'here', '--batch', '63'], 'cannot be split evenly over 8 devices'),
-        (['--topology', 'here', '--sweep-batch'], 'cpu is not in the table'),
         (['--topology', 'here', '--data.name', 'folder:nowhere'], '--examples 1281167'),
     ],
 )
@@ -116,7 +116,7 @@ def test_the_largest_batch_is_found_and_planned_for(monkeypatch, capsys):
 
 
 def test_a_batch_that_the_method_refuses_is_too_large(monkeypatch, capsys):
-    file, at = 'experiments/moco_v2_fashion_mnist.py', Topology('here', jax.devices(), CHIPS['v5e'])
+    file, at = 'experiments/moco_v2_fashion_mnist.py', Topology('here', jax.devices(), None)
     small = mock.Mock(spec=planning.Step, memory=mock.Mock(total=1.0))
     monkeypatch.setattr(planning, 'compiled', lambda session: small)
     experiment = dataclasses.replace(load_experiment(file), batch=64)
@@ -125,6 +125,23 @@ def test_a_batch_that_the_method_refuses_is_too_large(monkeypatch, capsys):
     # A queue of 2,048 keys holds no larger batch.
     assert session.run.batch == 2048 and step is small
     assert 'batch 4,096: refused: ' in capsys.readouterr().out
+
+
+def test_devices_that_no_table_knows_have_the_memory_they_say(monkeypatch):
+    takes = lambda session: mock.Mock(
+        spec=planning.Step, memory=mock.Mock(total=float(session.run.batch))
+    )
+    monkeypatch.setattr(planning, 'compiled', takes)
+    at = Topology('here', [*jax.devices()], None)
+    monkeypatch.setattr('ssljax.plan.measure.capacity', lambda devices: 100.0)
+    options = cli.Plan(experiment=FILE, topology='here')
+    session, _ = plan._largest(load_experiment(FILE), options, at, Console())
+    assert session.run.batch == 96
+
+
+def test_virtual_devices_of_a_cpu_share_its_memory():
+    one, eight = capacity(jax.devices()[:1]), capacity(jax.devices())
+    assert one == 8 * eight > 2**30
 
 
 def test_what_does_not_fit_is_said_with_what_to_do(monkeypatch, capsys):
