@@ -112,7 +112,9 @@ def test_until_step_zero_freezes_nothing():
     transform = RULES['adamw'].build(RUN)
     frozen, _ = walk(freeze(transform, 'last', 0), some_params(), GRADS)
     free, _ = walk(transform, some_params(), GRADS)
-    assert bits(last(frozen[-1])) == bits(last(free[-1]))
+    # Two programs, which may round apart.
+    np.testing.assert_array_max_ulp(last(frozen[-1]), last(free[-1]), maxulp=2)
+    assert bits(last(free[-1])) != bits(last(some_params()))
 
 
 @pytest.mark.parametrize('name', RULES)
