@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,6 +13,12 @@ from ssljax.data.graph import Tensor, tensorflow
 from ssljax.data.sources import Labels, Source
 
 _SAMPLED = 1024
+_MANY_CLASSES = 2**16
+_UNREADABLE = (
+    *(ValueError, EOFError, OSError, zipfile.BadZipFile),
+    *(zlib.error, tokenize.TokenError, SyntaxError),
+)
+"""What NumPy raises over a damaged file."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,7 +109,12 @@ def _checked(
             f'the labels of {name} are {label.dtype} of shape {label.shape}; '
             f'expected integers of shape ({examples},), one per image'
         )
-    names = tuple(map(str, range(int(label.max()) + 1))) if class_names is None else class_names
+    most = int(label.max())
+    if class_names is None and most >= max(examples, _MANY_CLASSES):
+        raise ValueError(
+            f'the labels of {name} go up to {most}, of {examples} images; number the classes from 0'
+        )
+    names = tuple(map(str, range(most + 1))) if class_names is None else class_names
     if label.min() < 0 or label.max() >= len(names):
         raise ValueError(
             f'the labels of {name} run from {label.min()} to {label.max()}; '
@@ -123,7 +136,10 @@ def load(path: str) -> Arrays:
         raise ValueError(f'there is no file {path}; give the path of an .npz or .npy file')
     try:
         if file.suffix == '.npz':
-            with file.open('rb') as stream, np.load(stream, allow_pickle=False) as archive:
+            with file.open('rb') as stream:
+                archive = np.load(stream, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise ValueError('it holds one array; call it .npy')
                 held = {key: archive[key] for key in ('image', 'label') if key in archive}
                 keys = archive.files
         elif '://' not in path:
@@ -132,7 +148,9 @@ def load(path: str) -> Arrays:
         else:
             with file.open('rb') as stream:
                 held = {'image': np.load(stream, allow_pickle=False)}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if not isinstance(held.get('image', np.empty(0)), np.ndarray):
+            raise ValueError('it is an archive; call it .npz')
+    except _UNREADABLE as error:
         raise ValueError(
             f'{path} cannot be read as NumPy arrays without executing code: {error}'
         ) from error

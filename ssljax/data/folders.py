@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -38,8 +39,12 @@ class Folder(Source):
         return '://' in self.root
 
     def fingerprint(self) -> str:
-        """Of the list of files; not of their contents, nor of where the folder lies."""
-        return hashlib.sha256('\0'.join(self.files).encode('utf-8', 'surrogateescape')).hexdigest()
+        """Of files, classes and channels; not of the files' contents, nor of where they lie."""
+        told = (*self.files, '', *(self.class_names or ()), '', str(self.channels))
+        digest = hashlib.sha256('\0'.join(told).encode('utf-8', 'surrogateescape'))
+        if self.targets is not None:
+            digest.update(self.targets.tobytes())
+        return digest.hexdigest()
 
     def records(self, indices: Tensor) -> dict[str, Tensor]:
         """Reads the files in the graph."""
@@ -69,11 +74,11 @@ def load(root: str, split: str) -> Source:
     """Opens a folder of images.
 
     Images in subfolders are labelled by the subfolder of `root` they lie in, sorted bytewise;
-    images directly in `root` have no labels. A folder whose only subfolders are called `train`,
-    `val`, `validation` or `test` has these as its splits, and the classes one level below; any
-    other is one split, `train`. A slice of a split takes its files in a fixed shuffled order (by
-    the hash of their paths: in the sorted order the last tenth would be the last classes). Hidden
-    files and other suffixes are ignored.
+    images directly in `root` have no labels. A folder whose only subfolders with images are called
+    `train`, `val`, `validation` or `test` has these as its splits, and the classes one level below;
+    any other is one split, `train`. A slice of a split takes its files in a fixed shuffled order
+    (by the hash of their paths: in the sorted order the last tenth would be the last classes).
+    Hidden files, other suffixes and folders without images are ignored.
 
     The images are grey (one channel) if all of 64 evenly spaced files are, otherwise colour; each
     is converted to that as it is decoded.
@@ -83,25 +88,26 @@ def load(root: str, split: str) -> Source:
         split: as in TFDS.
 
     Raises:
-        ValueError: if there is no such folder, nothing in it, or nothing that can be decoded.
+        ValueError: if there is no such folder, nothing in it, or nothing that can be decoded; if it
+            has splits and other images beside them, or links that lead round in a circle.
     """
     root = (root if '://' in root else os.path.abspath(os.path.expanduser(root))).rstrip('/')
     if not tensorflow().io.gfile.isdir(root):
         raise ValueError(f'there is no folder {root}; give a folder of JPEG or PNG files')
     below = [name for name in _entries(root) if _is_folder(root, name)]
-    depth = int(bool(below) and set(below) <= set(SPLITS))
+    named = [name for name in below if name in SPLITS]
+    depth = int(bool(named) and not _beside(root, named, below))
     if depth:
         # Only the splits that are asked for are listed, since a listing may take minutes; but the
         # classes are those of all, lest a class absent from one shift the labels of the others.
         asked = {part.split('[')[0].strip() for part in split.split('+')}
-        parts = [part for part in below if part in asked or 'all' in asked] or below
+        parts = [part for part in named if part in asked or 'all' in asked] or named
         lists = {part: [f'{part}/{file}' for file in _files(f'{root}/{part}')] for part in parts}
-        classes = {
-            name
-            for part in below
-            for name in _entries(f'{root}/{part}')
-            if _is_folder(f'{root}/{part}', name)
-        }
+        classes = {f.split('/')[1] for part in lists.values() for f in part if f.count('/') > 1}
+        for part in named:
+            inside = set(_entries(f'{root}/{part}')) - classes
+            classes |= {n for n in inside if _is_folder(f'{root}/{part}', n)
+                        and _holds_images(f'{root}/{part}/{n}')}  # fmt: skip
     else:
         lists = {'train': _files(root)}
         classes = {file.split('/')[0] for file in lists['train'] if '/' in file}
@@ -116,6 +122,17 @@ def load(root: str, split: str) -> Source:
         if stop - start < len(order[part]):
             order[part] = _shuffled(whole.files, order[part])
     return whole.select(splits.positions(ranges, order), f'{root}:{split}')
+
+
+def _beside(root: str, named: list[str], below: list[str]) -> list[str]:
+    """The subfolders with images in them that are not called as splits are."""
+    others = [name for name in below if name not in named and _holds_images(f'{root}/{name}')]
+    if others and len(named) > 1:
+        raise ValueError(
+            f'{root} holds {", ".join(named)}, which are splits, and beside them images in '
+            f'{", ".join(others[:5])}, as if all of these were classes; move the latter away'
+        )
+    return others
 
 
 def _folder(root: str, files: list[str], classes: list[str], depth: int) -> Folder:
@@ -153,6 +170,10 @@ def _entries(folder: str) -> list[str]:
         names = {name.rstrip('/') for name in tf.io.gfile.listdir(folder)}
     except tf.errors.OpError as error:
         raise ValueError(f'the folder {folder} cannot be listed: {error.message}') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'in {folder} is a file whose name is not UTF-8 ({error.object!r}); rename it'
+        ) from error
     return sorted((name for name in names if name[0] != '.'), key=os.fsencode)
 
 
@@ -167,13 +188,29 @@ def _is_image(name: str) -> bool:
 
 def _files(folder: str) -> list[str]:
     """All image files below a folder, as paths relative to it, sorted bytewise."""
-    found = []
+    return sorted(_walk(folder), key=os.fsencode)
+
+
+def _holds_images(folder: str) -> bool:
+    return next(_walk(folder), None) is not None
+
+
+def _walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The image files below a folder, as they come; `above` are the folders that it lies in."""
+    if '://' not in folder:
+        real = os.path.realpath(folder)
+        if real in above:
+            raise ValueError(
+                f'{folder} is a link to {real}, in which it lies: its images would never end; '
+                'remove the link'
+            )
+        above = (*above, real)
     for name in _entries(folder):
         if _is_image(name):
-            found.append(name)
+            yield name
         elif _is_folder(folder, name):
-            found += [f'{name}/{file}' for file in _files(f'{folder}/{name}')]
-    return sorted(found, key=os.fsencode)
+            for file in _walk(f'{folder}/{name}', above):
+                yield f'{name}/{file}'
 
 
 def _shuffled(files: tuple[str, ...], indices: np.ndarray) -> np.ndarray:
@@ -189,7 +226,8 @@ def _channels(root: str, files: list[str]) -> int:
     modes = set()
     for index in np.linspace(0, len(files) - 1, min(len(files), _SAMPLED), dtype=int):
         contents = _contents(f'{root}/{files[index]}')
-        with contextlib.suppress(OSError):  # Pillow's, of what is no image
+        # Pillow's, of what is no image, and of one too large for it to look at.
+        with contextlib.suppress(OSError, Image.DecompressionBombError):
             modes.add(Image.open(io.BytesIO(contents)).mode)
     if not modes:
         raise ValueError(

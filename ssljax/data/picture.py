@@ -85,19 +85,29 @@ def _decode(contents: Tensor, channels: int) -> Tensor:
     if channels in (1, 3):
         # This kernel decodes PNG as well. The accurate DCT agrees with Pillow's pixels to the bit;
         # TensorFlow's default, the fast one, is off by up to 5 levels and no faster.
-        image = tf.io.decode_jpeg(contents, channels=channels, dct_method='INTEGER_ACCURATE')
+        # It would decode GIF and BMP too, whose shape nobody reads: such a file is corrupt to all.
+        known = tf.io.is_jpeg(contents) | _is_png(contents)
+        checked = tf.debugging.Assert(known, ['neither JPEG nor PNG'])
+        with tf.control_dependencies([] if checked is None else [checked]):
+            image = tf.io.decode_jpeg(contents, channels=channels, dct_method='INTEGER_ACCURATE')
     else:
         image = tf.io.decode_png(contents, channels=channels)
     return tf.ensure_shape(image, [None, None, channels])
 
 
+def _is_png(contents: Tensor) -> Tensor:
+    tf = tensorflow()
+    return tf.equal(tf.strings.substr(contents, 0, 4), b'\x89PNG')
+
+
 def _png_shape(contents: Tensor) -> Tensor:
     """Height and width from a PNG's first chunk: width, then height, big-endian, at byte 16."""
     tf = tensorflow()
-    is_png = tf.equal(tf.strings.substr(contents, 0, 4), b'\x89PNG')
     # Of a shorter one TensorFlow would quote the bytes in an error that Python cannot read.
     has_sides = tf.strings.length(contents) >= 24
-    checked = tf.debugging.Assert(is_png & has_sides, ['neither JPEG nor PNG, or cut short'])
+    checked = tf.debugging.Assert(
+        _is_png(contents) & has_sides, ['neither JPEG nor PNG, or cut short']
+    )
     with tf.control_dependencies([] if checked is None else [checked]):
         sides = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), tf.int32, little_endian=False)
     return tf.ensure_shape(sides[::-1], [2])

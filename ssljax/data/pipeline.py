@@ -87,14 +87,7 @@ def batches(
     def place(places: Tensor) -> tuple[Tensor, Tensor]:
         batch, row = places // len(rows), tf.gather(tf.constant(rows), places % len(rows))
         epoch, within = batch // steps, (batch % steps) * plan.batch + row
-        seed = tf.stack(
-            [
-                tf.fill(tf.shape(epoch), tf.constant(plan.seed, tf.int64)),
-                epoch,
-                tf.zeros_like(epoch),
-            ],
-            1,
-        )
+        seed = tf.stack(_shuffle_key(plan.seed, epoch), 1)
         # `tf.random.experimental.index_shuffle` has 4 rounds, visibly too few.
         index = tf.raw_ops.RandomIndexShuffle(
             index=within, seed=seed, max_index=tf.constant(source.examples - 1, tf.int64), rounds=8
@@ -120,6 +113,21 @@ def batches(
     return Batches(
         examples, len(rows), span, plan.max_corrupt, judged_from, lambda batch, used: batch
     )
+
+
+def _shuffle_key(seed: int, epoch: Tensor) -> list[Tensor]:
+    """The three words that an epoch's order is drawn from, int64 [n] each.
+
+    Where examples are few, of each word only the first byte counts (of a million's, eleven bits),
+    so that seed and epoch alone would come around after 256. What is above goes into the third
+    word: of one seed 65,536 epochs have orders of their own, and of one epoch as many seeds.
+    """
+    tf = tensorflow()
+    above = tf.bitwise.bitwise_xor(
+        tf.bitwise.right_shift(epoch, tf.constant(8, tf.int64)),
+        tf.constant(157 * (seed >> 8), tf.int64),
+    )
+    return [tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, above]
 
 
 def neighbours(examples: int) -> tuple[int, ...]:

@@ -118,3 +118,31 @@ def test_a_pickle_in_the_file_is_never_executed(tmp_path, suffix):
     with pytest.raises(ValueError, match='without executing code'):
         load(path)
     assert not (tmp_path / 'sprung').exists()
+
+
+def test_labels_that_are_no_classes_are_refused_before_they_are_counted():
+    with pytest.raises(ValueError, match='go up to 1099511627776, of 20 images; number the'):
+        from_arrays('it', IMAGES, np.full(20, 2**40))
+
+
+def test_damaged_and_misnamed_files_are_refused(tmp_path):
+    np.save(tmp_path / 'one.npy', IMAGES)
+    np.savez_compressed(tmp_path / 'two.npz', image=IMAGES)
+    (tmp_path / 'one.npy').rename(tmp_path / 'misnamed.npz')
+    (tmp_path / 'two.npz').rename(tmp_path / 'misnamed.npy')
+    np.savez_compressed(tmp_path / 'flipped.npz', image=IMAGES)
+    content = bytearray((tmp_path / 'flipped.npz').read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / 'flipped.npz').write_bytes(content)
+    np.save(tmp_path / 'header.npy', IMAGES)
+    content = bytearray((tmp_path / 'header.npy').read_bytes())
+    content[10:20] = b"{'(((((((("
+    (tmp_path / 'header.npy').write_bytes(content)
+    for name, says in (
+        ('misnamed.npz', 'call it .npy'),
+        ('misnamed.npy', 'call it .npz'),
+        ('flipped.npz', ''),
+        ('header.npy', ''),
+    ):
+        with pytest.raises(ValueError, match=rf'{name} cannot be read .*{says}'):
+            load(str(tmp_path / name))

@@ -1,4 +1,5 @@
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -69,6 +70,58 @@ def test_a_list_is_known_by_its_fingerprint(tmp_path, write_image):
     assert open_source(f'{tmp_path}/there', 'train').fingerprint() == here
     os.rename(tmp_path / 'there/cat/2.png', tmp_path / 'there/cat/3.png')
     assert open_source(f'{tmp_path}/there', 'train').fingerprint() != here
+
+
+def test_other_labels_or_channels_are_another_fingerprint(tmp_path, write_image):
+    for name in ('train/ant/1.png', 'train/cat/1.png', 'val/cat/1.png'):
+        write_image(tmp_path / name, (9, 9))
+    seen = [open_source(str(tmp_path), 'train').fingerprint()]
+    write_image(tmp_path / 'val/bee/1.png', (9, 9))
+    seen.append(open_source(str(tmp_path), 'train').fingerprint())
+    write_image(tmp_path / 'train/ant/1.png', (9, 9, 3))
+    seen.append(open_source(str(tmp_path), 'train').fingerprint())
+    assert len(set(seen)) == 3
+
+
+def test_folders_without_images_are_no_classes(tmp_path, write_image):
+    for name in ('train/cat/1.png', 'train/dog/1.png', 'val/dog/2.png', 'val/eel/1.png'):
+        write_image(tmp_path / name, (9, 9, 3))
+    for name in ('annotations/1.xml', 'train/__MACOSX/notes.txt', 'val/empty/deep/none.txt'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('no image')
+    train = open_source(str(tmp_path), 'train')
+    assert train.class_names == ('cat', 'dog', 'eel') and train.examples == 2
+    assert open_source(str(tmp_path), 'val').labels().tolist() == [1, 2]
+
+
+def test_images_beside_the_splits_are_refused(tmp_path, write_image):
+    for name in ('train/cat/1.png', 'val/cat/1.png', 'extra/1.png'):
+        write_image(tmp_path / name, (9, 9, 3))
+    with pytest.raises(ValueError, match=r'train, val, which are splits, .* images in extra'):
+        open_source(str(tmp_path), 'train')
+
+
+def test_links_that_lead_round_are_refused_and_others_followed(tmp_path, write_image):
+    for name in ('in/a/1.png', 'in/b/1.png', 'elsewhere/2.png'):
+        write_image(tmp_path / name, (9, 9, 3))
+    (tmp_path / 'in/a/more').symlink_to(tmp_path / 'elsewhere')
+    assert open_source(f'{tmp_path}/in', 'train').labels().tolist() == [0, 0, 1]
+    (tmp_path / 'in/b/up').symlink_to('..')
+    with pytest.raises(ValueError, match=r'b/up is a link to .*/in, in which it lies'):
+        open_source(f'{tmp_path}/in', 'train')
+
+
+def test_names_and_sizes_that_cannot_be_taken(tmp_path, write_image):
+    header = b'\x89PNG\r\n\x1a\n' + (13).to_bytes(4, 'big') + b'IHDR'
+    sides = (20_000).to_bytes(4, 'big') * 2 + b'\x08\x02\x00\x00\x00'
+    crc = zlib.crc32(b'IHDR' + sides).to_bytes(4, 'big')
+    (tmp_path / '0.png').write_bytes(header + sides + crc)
+    write_image(tmp_path / '1.png', (9, 9, 3))
+    assert open_source(str(tmp_path), 'train').examples == 2  # the first is corrupt, if it is
+    with open(os.fsencode(tmp_path) + b'/\xff.png', 'wb') as file:
+        file.write(b'')
+    with pytest.raises(ValueError, match='not UTF-8'):
+        open_source(str(tmp_path), 'train')
 
 
 def test_slices_are_shuffled_disjoint_and_do_not_change_with_new_files(tmp_path, write_image):

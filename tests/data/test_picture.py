@@ -104,3 +104,13 @@ def test_shapes_are_checked_in_a_graph_too():
     assert [side.numpy() for side in graph(encoded(image, 'JPEG'))] == [30, 20]
     with pytest.raises(tf.errors.InvalidArgumentError):
         graph(b'II*\0 this would be a TIFF file, if it went on')
+
+
+@pytest.mark.parametrize('form', ['gif', 'bmp'])
+def test_what_is_neither_jpeg_nor_png_is_corrupt_to_all(form):
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(stream, form)
+    picture = Picture(tf.constant(stream.getvalue()), 3)
+    for look in (picture.pixels, picture.shape, lambda: picture.crop(0, 0, 3, 3)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            look()

@@ -65,7 +65,29 @@ def test_an_epoch_holds_every_example_once_but_for_its_tail(recipe):
         assert len(set(epoch)) == 39 and set(epoch) < set(range(40))
     assert len({epoch.tobytes() for epoch in epochs}) == 10
     assert len({(set(range(40)) - set(epoch)).pop() for epoch in epochs}) > 3
-    assert not np.array_equal(taken(source, recipe, Stream(13, 2), stop=1)[0]['index'], epochs[0])
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own(recipe):
+    source = numbered(40)
+    places = lambda epochs: tf.range(40 * epochs, dtype=tf.int64)
+    index = lambda seed, epochs: batches(source, recipe, Stream(40, seed))._examples.place(
+        places(epochs)
+    )[0]
+    epochs = index(1, 3000).numpy().reshape(3000, 40)
+    assert len({epoch.tobytes() for epoch in epochs}) == 3000
+    seeds = (*range(300), 511, 512, 2**15, 2**16 - 1)
+    assert len({index(seed, 1).numpy().tobytes() for seed in seeds}) == len(seeds)
+    index(2**63 - 1, 1)  # the largest there is
+
+
+@pytest.mark.parametrize(
+    ('seed', 'epoch', 'first'),
+    [(0, 0, [3, 29, 0, 27]), (3, 7, [11, 1, 8, 24]), (255, 255, [28, 11, 24, 8])],
+)
+def test_orders_stay_what_they_were_for_results_that_are_on_record(recipe, seed, epoch, first):
+    places = tf.range(40 * epoch, 40 * epoch + 4, dtype=tf.int64)
+    stream = batches(numbered(40), recipe, Stream(40, seed))
+    assert stream._examples.place(places)[0].numpy().tolist() == first
 
 
 def test_batches_are_random_samples(recipe):
