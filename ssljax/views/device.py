@@ -80,10 +80,12 @@ def shift_hue(image: Float[Array, '3 h w'], shift: Scalar) -> Float[Array, '3 h 
     chroma = value - image.min(axis=0)
     # A grey pixel has no hue: chroma 0 makes it stay whatever the hue comes out as.
     per_chroma = 1 / jnp.where(chroma > 0, chroma, 1)
+    # Channels are compared with each other, not with `value`: where a compiler computes one twice
+    # and rounds apart, none would equal the largest; of two that are nearly equal either will do.
     hue = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) * per_chroma,
-        jnp.where(value == green, 2 + (blue - red) * per_chroma, 4 + (red - green) * per_chroma),
+        jnp.where(green >= blue, 2 + (blue - red) * per_chroma, 4 + (red - green) * per_chroma),
     )
     distance = hue + 6 * shift - jnp.arange(0, 6, 2, dtype=image.dtype)[:, None, None]
     distance = jnp.abs(distance - 6 * jnp.round(distance / 6))
