@@ -8,8 +8,9 @@ ssljax_environment() {
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     cd "$root" || return
     python=$(ssljax_python) || return
-    if [ ! -x .venv/bin/python ]; then
-        "$python" -m venv .venv || return
+    # One that was interrupted while it was made has a python, but no pip.
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+        "$python" -m venv --clear .venv || return
     fi
     stamp=.venv/installed${extras:+-${extras//,/-}}
     wanted=$(cat setup.cfg pyproject.toml launch/constraints.txt; echo "$root")

@@ -44,5 +44,5 @@ on_all_hosts "
         exit 2
     fi
     git init -q ssljax && cd ssljax && git fetch -q ../ssljax.bundle HEAD &&
-    git checkout -qf --detach FETCH_HEAD && git clean -qfdx -e .venv -e '*.egg-info' &&
+    git checkout -qf --detach FETCH_HEAD && git clean -qfdx -e .venv -e '*.egg-info' -e /runs -e /studies &&
     exec launch/tpu_host.sh start$options"

@@ -1,6 +1,7 @@
 """An experiment: everything that defines a run, as one frozen value."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from ssljax.core import Method, Run
@@ -148,9 +149,25 @@ class Experiment:
             'checkpoint.keep_last': self.checkpoint.keep_last,
             'evaluation.batch': self.evaluation.batch,
             'evaluation.k': self.evaluation.k,
+            'evaluation.bank': self.evaluation.bank,
+            'evaluation.queries': self.evaluation.queries,
         }.items():
             if value < 1:
                 raise ValueError(f'{name} is {value}; it must be at least 1')
+        for name, value in {
+            'checkpoint.keep_best': self.checkpoint.keep_best,
+            'max_nonfinite': self.max_nonfinite,
+        }.items():
+            if value < 0:
+                raise ValueError(f'{name} is {value}; it must be 0 or more')
+        for name, value in {
+            'evaluation.every': self.evaluation.every,
+            'epochs': 0.0 if self.epochs is None else self.epochs,
+        }.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f'{name} is {value}; it must be 0 or more, and finite')
+        if not 0 <= self.data.max_corrupt <= 1:
+            raise ValueError(f'data.max_corrupt is {self.data.max_corrupt}; it is a share, 0 to 1')
         if not 0 <= self.seed < 2**32:
             raise ValueError(f'seed is {self.seed}; it must be in [0, 2**32)')
         if self.data.validation is not None and self.data.validation == self.data.test:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flax import linen as nn
 
@@ -105,6 +105,11 @@ class Study:
                     f'the seeds of variant {variant.name!r} are {seeds}; give one or more, each '
                     'once'
                 )
+        if not self.figure or not set(self.figure) <= set(get_args(Measure)):
+            raise ValueError(
+                f'the figure shows {self.figure}; name one or more of '
+                f'{", ".join(get_args(Measure))}'
+            )
         self.named(self.references or ())
         self._check_images()
 
@@ -189,7 +194,9 @@ def lasting(experiment: Experiment, images: int, examples: int) -> Experiment:
     """
     steps = max(1, round(images / experiment.batch))
     share = steps / experiment.run(examples).steps
-    once = dataclasses.replace(experiment.evaluation, every=float(-(-images // examples) + 1))
+    # In passes of whole batches: what a pass drops adds up.
+    behind = (steps + 1) / experiment.run(examples).steps_per_epoch
+    once = dataclasses.replace(experiment.evaluation, every=behind)
     return dataclasses.replace(
         experiment,
         method=_stretched(experiment.method, share),

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jaxtyping
 import pytest
 from sweep.studies import EXPERIMENT, study
 
@@ -24,10 +25,13 @@ from ssljax.study import Study, Variant, lasting
         (lambda: study('a', seeds=()), "seeds of variant 'a' are"),
         (lambda: study('a', seeds=(1, 1)), 'each once'),
         (lambda: study('alpha', references=('alfa',)), "no variant 'alfa'; did you mean alpha"),
+        (lambda: study('a', figure=()), 'the figure shows'),
+        (lambda: study('a', figure=('lin',)), 'name one or more of linear, few, knn'),
         (lambda: study('a', 'b').runs(['c']), "no variant 'c'; it has a, b"),
     ],
 )
-def test_a_study_that_cannot_be_run_is_refused(make, says):
+def test_a_study_that_cannot_be_run_is_refused(make, says, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)  # as users have it
     with pytest.raises(ValueError, match=says):
         make()
 
@@ -87,6 +91,10 @@ def test_a_cut_run_draws_the_images_asked_for_and_keeps_its_proportions():
     assert cut.method == EXPERIMENT.method and cut.recipe == EXPERIMENT.recipe
     # Looked at once: evaluations are due at multiples of this, and at the last step.
     assert cut.evaluation.every * run.steps_per_epoch > run.steps
+    # Of 7,000 images a pass of whole batches drops some, which adds up.
+    wide = lasting(dataclasses.replace(EXPERIMENT, batch=256), images=700_000, examples=7000)
+    run = wide.run(7000)
+    assert round(wide.evaluation.every * run.steps_per_epoch) > run.steps
     longer = lasting(cut, images=2560, examples=256)
     assert longer.optimizer == EXPERIMENT.optimizer and longer.steps == 160
 

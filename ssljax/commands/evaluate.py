@@ -89,10 +89,10 @@ def _data(data: Data, options: Evaluate) -> Data:
 
 def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) -> dict:
     experiment, recipe = session.experiment, session.experiment.recipe
-    sources = _sources(data)
+    sources = probed(data)
     protocol = Protocol()
     more = _seen(experiment.data, data)
-    if reason := _too_many(sources[0], options):
+    if reason := too_many(sources[0], options.sgd):
         protocol = dataclasses.replace(protocol, probe=None)
         more.append(reason)
     encoders = _encoders(session, state, options)
@@ -159,7 +159,7 @@ def _encoders(session: Session, state: TrainState, options: Evaluate) -> dict[st
     return encoders | ({RANDOM: row(session.fresh())} if options.references else {})
 
 
-def _sources(data: Data) -> tuple[Source, Source, Source]:
+def probed(data: Data) -> tuple[Source, Source, Source]:
     """Train, validation and test.
 
     Raises:
@@ -192,7 +192,7 @@ def _seen(trained: Data, data: Data) -> list[str]:
     return [seen] if count else []
 
 
-def _too_many(train: Source, options: Evaluate) -> str | None:
+def too_many(train: Source, sgd: str) -> str | None:
     """Why logistic regression is left out, if it is.
 
     Raises:
@@ -205,7 +205,7 @@ def _too_many(train: Source, options: Evaluate) -> str | None:
         f'would hold {train.examples:,} examples x {classes:,} classes x {folds} folds at once, '
         f'more than {MOST_SCORES:,} numbers'
     )
-    if options.sgd == 'none':
+    if sgd == 'none':
         most = MOST_SCORES // (classes * folds)
         raise ValueError(
             f'the linear probe {held}; fit it to a part of the training images, at most {most:,} '

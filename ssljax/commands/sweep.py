@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ssljax import config
 from ssljax.cli import EXIT_FAILED, Sweep
@@ -38,7 +39,7 @@ def main(options: Sweep) -> int:
     name = pathlib.Path(options.study).stem + ('_smoke' if options.smoke else '')
     folder = StudyFolder.at(options.folder or f'studies/{name}')
     runs = study.runs(options.only)
-    for run in runs:
+    for run in study.runs():  # the table shows all of them, whichever are run now
         folder.check(study, run)
     if options.list:
         return _list(study, folder, runs)
@@ -186,13 +187,13 @@ class _Sweep:
 
     def _wait(self, where: str, log: pathlib.Path) -> int:
         """Waits for the run's process, showing on a terminal what it says last."""
-        with self._console.status(where) as status:
+        with self._console.status(Text(where)) as status:
             told_again = time.monotonic() + PATIENCE
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     return self._process.wait(0.5)
                 if self._console.is_terminal:
-                    status.update(f'{where}: {" ".join(_last_lines(log, 1))}')
+                    status.update(Text(f'{where}: {" ".join(_last_lines(log, 1))}'))
                 if self.told and time.monotonic() > told_again:
                     self._process.terminate()
                     told_again = time.monotonic() + PATIENCE

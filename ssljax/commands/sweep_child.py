@@ -20,7 +20,7 @@ import jax
 
 from ssljax import cli, config
 from ssljax.cli import Evaluate
-from ssljax.commands.evaluate import PIXELS, RANDOM, evaluated
+from ssljax.commands.evaluate import PIXELS, RANDOM, evaluated, probed, too_many
 from ssljax.core import TrainState
 from ssljax.definitions import defined_in
 from ssljax.evaluate.monitor import monitor
@@ -68,9 +68,13 @@ def check(job: dict[str, Any]) -> int:
         try:
             experiment, folder = _opened(one)
             session = Session.open(experiment)
+            experiment.optimizer.build(session.run)  # whose schedule may not fit into the run
+            data = experiment.data
             if one['probe_split'] is not None:
-                data = dataclasses.replace(experiment.data, train=one['probe_split'])
+                data = dataclasses.replace(data, train=one['probe_split'])
                 data.check(shared_images(data.name), 'the probe_split for ')
+            # Trained first and refused then, a run could never be evaluated.
+            too_many(probed(data)[0], sgd='none')
             if folder.exists():
                 folder.check(experiment, session.data, session.source.fingerprint())
         except ValueError as error:

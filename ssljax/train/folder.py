@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
@@ -193,9 +194,13 @@ class RunFolder:
             )
 
     def _write(self, record: dict[str, Any]) -> None:
-        # Renamed into place: a run killed here must not leave half a record.
+        # Renamed into place: a run killed here must not leave half a record, nor a machine lost.
         half = self.path / f'run.json.{jax.process_index()}.tmp'
-        half.write_text(json.dumps(record, indent=1))
+        with half.open('w') as file:
+            file.write(json.dumps(record, indent=1))
+            if '://' not in os.fspath(half):
+                file.flush()
+                os.fsync(file.fileno())
         half.replace(self.record)
 
 

@@ -272,8 +272,24 @@ def test_a_second_launch_does_no_harm_and_a_killed_one_holds_nothing(tiny, tmp_p
 
 def test_numbers_out_of_range_are_refused_before_anything_starts(capsys, tiny, tmp_path):
     folder = ['--folder', str(tmp_path / 'run')]
-    for option in ('--log_every', '--checkpoint.every', '--checkpoint.keep_last'):
+    for option in (
+        *('--log_every', '--checkpoint.every', '--checkpoint.keep_last'),
+        *('--evaluation.bank', '--evaluation.queries'),
+    ):
         assert 'is 0; it must be at least 1' in refused(capsys, 'train', tiny, option, '0', *folder)
+    for option, value in (
+        ('--max_nonfinite', '-1'),
+        ('--checkpoint.keep_best', '-1'),
+        ('--evaluation.every', 'nan'),
+        ('--evaluation.every', '-1.0'),
+        ('--data.max_corrupt', 'nan'),
+        ('--data.max_corrupt', '1.5'),
+    ):
+        said = refused(capsys, 'train', tiny, option, value, *folder)
+        assert f'{option[2:]} is {value}; it' in said
+    for value in ('inf', 'nan'):
+        said = refused(capsys, 'train', tiny, '--steps', 'None', '--epochs', value, *folder)
+        assert f'epochs is {value}; it must be 0 or more, and finite' in said
     said = refused(capsys, 'train', tiny, '--seed', str(2**40), *folder)
     assert 'it must be in [0, 2**32)' in said
     said = refused(capsys, 'train', tiny, '--data.validation', 'test', *folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -11,12 +12,15 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 from sweep.studies import EXPERIMENT, put, row, study
 
 from ssljax import cli, config
 from ssljax.cli import Sweep
 from ssljax.commands import sweep, sweep_child
+from ssljax.optim import SGD
 from ssljax.sweep import lock
+from ssljax.sweep.folder import StudyFolder
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
 
@@ -115,6 +119,15 @@ def test_every_run_is_opened_before_any_starts(tmp_path):
         sweep_child.check({'runs': [good, asked(tmp_path, recipe=one_view)]})
     with pytest.raises(ValueError, match='b/0: a batch of 1024 is larger than the data set'):
         sweep_child.check({'runs': [asked(tmp_path, batch=1024)]})
+    # What it is evaluated by at the end is there as well, and its schedule fits.
+    data = lambda **changes: dataclasses.replace(EXPERIMENT.data, **changes)
+    for changes, says in (
+        ({'data': data(test='tst')}, "b/0: .*'tst'"),
+        ({'data': data(validation=None)}, 'b/0: the run has no validation split'),
+        ({'optimizer': SGD(warmup_epochs=1e6)}, 'b/0: a warmup of 1000000.0 epochs'),
+    ):
+        with pytest.raises(ValueError, match=says):
+            sweep_child.check({'runs': [asked(tmp_path, **changes)]})
     assert not (tmp_path / 'good').exists()
     assert sweep_child.check({'runs': [asked(tmp_path / 'good', 'train[:128]')]}) == 0
     with pytest.raises(ValueError, match=r"b/0: train \('train\+test'\) and test \('test'\) share"):
@@ -152,6 +165,30 @@ def test_a_study_that_is_done_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, '_child', None)
     assert sweep.main(Sweep(study='x.py', folder=str(tmp_path))) == 0
     assert '| a |' in (tmp_path / 'results.md').read_text()
+
+
+def test_a_result_of_another_experiment_is_no_part_of_the_table_whatever_is_run(
+    tmp_path, monkeypatch
+):
+    made = study('a', 'b')
+    put(made, tmp_path, lambda name, _: {'trained': row(0.8), 'random': row(0.1)})
+    changed = dataclasses.replace(made.variants[1].experiment, seed=7, batch=32)
+    variants = (made.variants[0], dataclasses.replace(made.variants[1], experiment=changed))
+    now = dataclasses.replace(made, variants=variants)
+    monkeypatch.setattr(sweep, 'load_study', lambda file: now)
+    with pytest.raises(ValueError, match='holds the result of another experiment'):
+        sweep.main(Sweep(study='x.py', folder=str(tmp_path), only=('a',)))
+
+
+def test_a_line_of_the_log_is_shown_as_it_is(tmp_path, monkeypatch):
+    log = tmp_path / 'log.txt'
+    log.write_text('see [/job:localhost/device:CPU:0]')
+    shown = Console(force_terminal=True, file=io.StringIO())
+    made = sweep._Sweep(study('a'), StudyFolder.at(str(tmp_path)), [])
+    made._console = shown
+    made._process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1.5)'])
+    assert made._wait('a/0', log) == 0
+    assert '[/job:localhost/device:CPU:0]' in shown.file.getvalue()
 
 
 def test_wall_time_is_that_of_the_steps_without_compilation_and_looks_at_validation(tmp_path):

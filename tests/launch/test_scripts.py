@@ -309,13 +309,16 @@ def test_a_slice_gets_the_code_and_starts_it_on_every_host(slice_, tmp_path):
     assert code == 75
     told = (tmp_path / 'told').read_text().splitlines()
     assert len(told) == 2 and all('--zone us-x --worker all' in line for line in told)
-    # The next commit takes the place of this one; what pip has installed stays.
-    (home / 'ssljax' / '.venv').mkdir()
+    # The next commit takes the place of this one; what pip has installed stays, and runs do.
+    for kept in ('.venv', 'runs/x', 'studies/y'):
+        (home / 'ssljax' / kept).mkdir(parents=True)
     assert (home / 'ssljax' / 'gone.py').exists()
     (checkout / 'gone.py').unlink()
     committed(checkout)
     assert ended(command('x.py'), 60)[0] == 75
-    assert not (home / 'ssljax' / 'gone.py').exists() and (home / 'ssljax' / '.venv').exists()
+    assert not (home / 'ssljax' / 'gone.py').exists()
+    for kept in ('.venv', 'runs/x', 'studies/y'):
+        assert (home / 'ssljax' / kept).exists()
     heads = [
         subprocess.check_output(['git', 'rev-parse', 'HEAD'], cwd=where)
         for where in (checkout, home / 'ssljax')
