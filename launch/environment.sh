@@ -10,7 +10,7 @@ ssljax_environment() {
     python=$(ssljax_python) || return
     # One that was interrupted while it was made has a python, but no pip.
     if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
-        "$python" -m venv --clear .venv || return
+        "$python" -m venv .venv || return
     fi
     stamp=.venv/installed${extras:+-${extras//,/-}}
     wanted=$(cat setup.cfg pyproject.toml launch/constraints.txt; echo "$root")

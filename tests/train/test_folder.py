@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 from etils import epath
@@ -98,6 +99,16 @@ def test_the_record_is_replaced_whole(goes_on, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         goes_on(5, commit='b')
     assert goes_on.folder.record.read_text() == before
+
+
+def test_the_record_is_on_the_disk_before_it_takes_its_place(goes_on, monkeypatch):
+    done = []
+    flush, replace = os.fsync, type(goes_on.folder.path).replace
+    monkeypatch.setattr(os, 'fsync', lambda number: (done.append('flushed'), flush(number))[1])
+    move = lambda path, to: (done.append(f'{to.name} replaced'), replace(path, to))[1]
+    monkeypatch.setattr(type(goes_on.folder.path), 'replace', move)
+    goes_on(0)
+    assert done == ['flushed', 'run.json replaced']
 
 
 def test_another_run_is_refused_and_changes_nothing(goes_on):
