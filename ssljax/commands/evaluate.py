@@ -98,7 +98,8 @@ def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) 
     encoders = _encoders(session, state, options)
     numbers = sum(s.examples for s in sources) * recipe.size**2 * sources[0].channels
     if options.references and numbers <= MOST_PIXELS:
-        flat = lambda views: views.reshape(len(views), -1)
+        # As `pixels` has them, of views that the recipe has normalised.
+        flat = lambda views: recipe.denormalize(views).reshape(len(views), -1)
         encoders[PIXELS] = _Encoder(jax.jit(pixels), flat, ())
     elif options.references:
         more.append(

@@ -23,7 +23,8 @@ def resolve(name: str, split: str, known: Any) -> list[Range]:
         The ranges in the order named, none of them empty.
 
     Raises:
-        ValueError: if the syntax is wrong, the split unknown, or the range outside it or empty.
+        ValueError: if the syntax is wrong, the split unknown, a range outside it or empty, or if
+            two ranges overlap.
     """
     import tensorflow_datasets as tfds
 
@@ -47,6 +48,13 @@ def resolve(name: str, split: str, known: Any) -> list[Range]:
                 f'split {split!r} of {name} is empty: [{start}:{stop}] of {key!r}; '
                 f'the splits are {listed}'
             )
+    for number, (key, start, stop) in enumerate(ranges):
+        for other, first, last in ranges[:number]:
+            if key == other and max(start, first) < min(stop, last):
+                raise ValueError(
+                    f'split {split!r} of {name} names examples twice: [{first}:{last}] and '
+                    f'[{start}:{stop}] of {key!r} overlap'
+                )
     return ranges
 
 

@@ -81,15 +81,18 @@ def uniformity(
     """
     x = unit(features)
     n = x.shape[0]
+    squares = jnp.sum(x**2, 1)
     rows = tiles(x, min(tile, n))
     positions = tiles(jnp.arange(n), min(tile, n))
     real = tiles(jnp.ones(n, bool), min(tile, n))
 
     def one(item):
         block, position, real = item
-        cosine = jnp.matmul(block, x.T, precision='highest')
+        # A feature of zeros has no direction and stays zero: its square is not 1.
+        product = jnp.matmul(block, x.T, precision='highest')
+        distance = jnp.sum(block**2, 1)[:, None] + squares - 2 * product
         pairs = real[:, None] & (position[:, None] != jnp.arange(n))
-        return jnp.sum(jnp.where(pairs, jnp.exp(-2 * t * (1 - cosine)), 0))
+        return jnp.sum(jnp.where(pairs, jnp.exp(-t * distance), 0))
 
     return jnp.log(jnp.sum(jax.lax.map(one, (rows, positions, real))) / (n * (n - 1)))
 

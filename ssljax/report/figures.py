@@ -63,28 +63,38 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 def embedding_map(
     features: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None
-) -> str:
+) -> str | None:
     """Features in the plane by t-SNE, coloured by class.
 
     Args:
         features: [n, d].
         labels: [n] class numbers, or None.
         names: of the classes, or None.
+
+    Returns:
+        The picture; None of features that have no map: not finite, all alike, too few or too short.
     """
     from sklearn.manifold import TSNE
 
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    # scikit-learn would divide by their spread, and crash.
+    shaped = len(unit) > 3 and unit.shape[1] > 1 and np.isfinite(unit).all()
+    if not shaped or np.ptp(unit, axis=0).max() < 1e-6:
+        return None
     perplexity = min(30.0, max(2.0, (len(unit) - 1) / 3))
     at = TSNE(perplexity=perplexity, random_state=0, init='pca').fit_transform(unit)
     figure, (axis,) = _plot(1, 1, (7.0, 5.0))
     if labels is None:
         axis.scatter(*at.T, s=6, color=ACCENT)
     else:
+        dots, said = [], []
         for k in np.unique(labels).tolist():
-            name = str(k) if names is None else names[k]
-            axis.scatter(*at[labels == k].T, s=6, label=name, color=_colour(k))
-        if len(np.unique(labels)) <= 20:
-            axis.legend(fontsize=8, frameon=False, markerscale=2.5, bbox_to_anchor=(1, 1))
+            dots.append(axis.scatter(*at[labels == k].T, s=6, color=_colour(k)))
+            # Matplotlib would set what stands between dollars as mathematics.
+            said.append(str(k) if names is None else names[k].replace('$', r'\$'))
+        if len(dots) <= 20:
+            place = {'markerscale': 2.5, 'bbox_to_anchor': (1, 1)}
+            axis.legend(dots, said, fontsize=8, frameon=False, **place)
     axis.set_axis_off()
     return _svg(figure)
 

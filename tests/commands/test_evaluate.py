@@ -103,7 +103,8 @@ def test_alignment_is_that_of_two_views_of_validation_images(evaluated):
     batch = next(iter(batches(source, EXPERIMENT.recipe, stream, start=0, stop=1)))
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     keyed = with_keys(batch, jax.random.fold_in(jax.random.key(EXPERIMENT.seed), 0))
-    views = np.asarray(EXPERIMENT.recipe.on_device(keyed)['image']).reshape(64, 2, -1)
+    views = EXPERIMENT.recipe.denormalize(EXPERIMENT.recipe.on_device(keyed)['image'])
+    views = np.asarray(views).reshape(64, 2, -1)
     unit = views / np.linalg.norm(views, axis=-1, keepdims=True)
     expected = np.mean(np.sum((unit[:, 0] - unit[:, 1]) ** 2, axis=-1))
     assert found['collapse'][PIXELS]['alignment'] == pytest.approx(expected, rel=1e-3)

@@ -28,7 +28,7 @@ def indices(split):
         ('train[:451]', 'train[45%:]', ['train']),
         ('train[:-10%]', 'train[890:]', ['train']),
         ('train + test', 'test[10:20]', ['test']),
-        ('train[:10]+train[:10]', 'train', ['train']),
+        ('train[:10]+train[10:20]', 'train', ['train', 'train']),
         ('train[0shard]', 'train', ['train[0shard:1shard]']),
         ('all', 'train[5:10]', ['train[5:10]']),
         ('test', 'all', ['test']),
@@ -78,3 +78,9 @@ def test_the_numbers_are_those_of_real_sources(kind, tmp_path, write_image, requ
     size = lambda split: open_source(name, split).examples
     assert shared('train[:60%]', 'train[50%:]', size) == size('train') // 10
     assert shared('train[:60%]', 'train[-7:]', size) == 0
+
+
+@pytest.mark.parametrize('split', ['train[:60%]+train[50%:]', 'test+test', 'all+test[:1]'])
+def test_examples_named_twice_are_refused(split):
+    with pytest.raises(ValueError, match=r'names examples twice: \[.* overlap'):
+        resolve('s', split, table(SIZES))

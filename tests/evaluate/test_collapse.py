@@ -81,6 +81,14 @@ def test_uniformity_of_a_single_direction_is_zero():
     assert uniformity(jnp.ones((10, 4))) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_uniformity_of_features_that_are_zero():
+    assert uniformity(jnp.zeros((10, 4))) == pytest.approx(0.0, abs=1e-6)
+    x = np.concatenate([np.eye(3), np.zeros((2, 3))])
+    square = ((x[:, None] - x[None]) ** 2).sum(-1)[np.triu_indices(5, 1)]
+    expected = np.log(np.mean(np.exp(-2 * square)))
+    assert uniformity(jnp.asarray(x, jnp.float32)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_uniformity_of_orthogonal_axes():
     assert uniformity(jnp.eye(6)) == pytest.approx(-4.0, rel=1e-6)
 

@@ -78,6 +78,22 @@ def test_the_path_ends_after_so_many_worse_values():
     assert len(whole.validated) == 9
 
 
+def test_the_path_goes_on_over_a_rise_before_the_fall():
+    """One direction that says nothing of the classes outweighs all others: a collapse, nearly."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.arange(200) % 10)
+    classes, common = (np.random.default_rng(k).normal(size=(n, 128)) for k, n in ((5, 10), (6, 1)))
+    own, how_much = rng.normal(size=(200, 128)), rng.normal(size=(200, 1))
+    all_of_them = Features.of(own + 30 * how_much * common + classes[labels], labels)
+    drawn = draw(labels, 10, draws=2)[1]
+    cs = (1e-5, 1e-4, 1e-3, 1e-2, 1.0, 100.0)
+    moments = Moments.of(all_of_them.features)
+    found = LogisticProbe(cs=cs).fit(all_of_them.take(drawn), moments)
+    values = list(found.validated.values())
+    assert values[0] < values[1] < values[2]  # two worse ones in a row
+    assert found.c == 100.0 and values[-1] < 0.2
+
+
 def test_test_labels_choose_nothing():
     _, fit = linear(TRAIN, TEST, QUICK)
     shuffled = Features.of(TEST.features, TEST.labels[::-1])

@@ -30,6 +30,9 @@ def test_gradient(x64):
     np.testing.assert_allclose(jnp.sum(jax.grad(of)(jnp.asarray(SCORES)), -1), 0, atol=1e-12)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
-def test_keeps_the_dtype(x64, dtype):
-    assert cross_entropy(jnp.asarray(SCORES, dtype), jnp.asarray(LABELS)).dtype == dtype
+@pytest.mark.parametrize(
+    ('dtype', 'wanted'),
+    [('bfloat16', 'float32'), ('float32', 'float32'), ('float64', 'float64')],
+)
+def test_is_computed_in_float32_at_least(x64, dtype, wanted):
+    assert cross_entropy(jnp.asarray(SCORES, dtype), jnp.asarray(LABELS)).dtype == wanted

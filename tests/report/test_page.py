@@ -101,6 +101,34 @@ def plain(tmp_path_factory):
     return folder, write
 
 
+def test_features_that_have_no_map_leave_the_rest_of_the_page(plain, monkeypatch):
+    folder, _ = plain
+    none = {'neighbours': [], 'map': None, 'labelled': True}
+    monkeypatch.setattr(page, '_looks', lambda *arguments: none)
+    text = ' '.join(page.write(folder).read_text().split())
+    assert 'No map: the features are all alike' in text and 'How it was made' in text
+
+
+@pytest.mark.parametrize(
+    'features',
+    [
+        *(np.zeros((60, 8)), np.ones((60, 8)), np.eye(8)[:2], np.ones((60, 1))),
+        *(np.full((60, 8), np.nan), np.ones((60, 8)) * np.linspace(1, 2, 60)[:, None]),
+    ],
+)
+def test_features_without_a_shape_have_no_map(features):
+    assert figures.embedding_map(features, None, None) is None
+
+
+@pytest.mark.parametrize('names', [('$a_$', 'b', 'c'), ('_a', '_b', '_c')])
+def test_any_name_of_a_class_is_shown_in_the_map(names):
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    picture = figures.embedding_map(features, np.arange(30) % 3, names)
+    assert picture.startswith('data:image/svg')
+    content = base64.b64decode(picture.split(',', 1)[1]).decode()
+    assert all(f'<!-- {name} -->' in content for name in names)
+
+
 @pytest.mark.parametrize('question', [{'weights': 'others'}, {'images': 'others'}, {'step': 1}])
 def test_a_table_of_another_checkpoint_is_left_out(plain, monkeypatch, question):
     folder, write = plain
