@@ -110,10 +110,10 @@ def test_a_gradient_that_is_not_finite_does_not_reach_a_frozen_parameter():
 
 def test_until_step_zero_freezes_nothing():
     transform = RULES['adamw'].build(RUN)
-    frozen, _ = walk(freeze(transform, 'last', 0), some_params(), GRADS)
-    free, _ = walk(transform, some_params(), GRADS)
-    # Two programs, which may round apart.
-    np.testing.assert_array_max_ulp(last(frozen[-1]), last(free[-1]), maxulp=2)
+    with jax.disable_jit():  # compiled, two programs may round apart
+        frozen, _ = walk(freeze(transform, 'last', 0), some_params(), GRADS)
+        free, _ = walk(transform, some_params(), GRADS)
+    assert bits(last(frozen[-1])) == bits(last(free[-1]))
     assert bits(last(free[-1])) != bits(last(some_params()))
 
 
