@@ -53,8 +53,8 @@ class Train:
     smoke: bool = False
     """Shrink the experiment to seconds, on made images: does everything work?"""
     definition: str | None = None
-    """The Python file that defines classes of your own, if EXPERIMENT is the folder of a run that
-    has any. It is executed."""
+    """The Python file that defines classes of your own, if EXPERIMENT or --init-from is the folder
+    of a run that has any. It is executed."""
     profile: bool = False
     """Write a JAX trace of a few steps and the measured share of peak FLOPs."""
     coordinator: str | None = None

@@ -42,6 +42,11 @@ def defined_in(file: str | os.PathLike | None) -> tuple[ModuleType, ...]:
     return () if file is None else (_module(os.fspath(file), 'Python', 'experiments/*.py'),)
 
 
+def executed() -> tuple[ModuleType, ...]:
+    """The modules of all files executed here: named by the user, so that their classes may load."""
+    return tuple(module for name, module in sys.modules.items() if name.startswith(PREFIX))
+
+
 def defining(encoded: Any) -> tuple[str, ...]:
     """The files, executed here before, that define classes which a configuration in JSON names."""
     if isinstance(encoded, list):

@@ -30,8 +30,8 @@ ALLOWED = {
     'sweep': ('sweep', 'study', 'experiment', 'config'),
     'export': ('export', 'core', 'nets', 'config'),
     'train': (
-        'train', 'core', 'data', 'views.recipe', 'experiment', 'config', 'export', 'optim.restart',
-        '__init__',
+        'train', 'core', 'data', 'definitions', 'views.recipe', 'experiment', 'config', 'export',
+        'optim.restart', '__init__',
     ),
     'evaluate': (
         'evaluate', 'core', 'data', 'losses.classification', 'views.recipe', 'train.session',

@@ -28,6 +28,8 @@ from ssljax.train.session import Session, shared_images
 PRESETS = {'simclr': SIMCLR, 'byol': BYOL, 'moco': MOCO}
 """The SGD probes by the name `--sgd` takes."""
 
+SPLITS = ('train', 'validation', 'test')
+
 RANDOM, PIXELS = 'the same at random', 'raw pixels'
 """The rows that a run's encoder is compared with."""
 
@@ -66,7 +68,7 @@ def evaluated(folder: RunFolder, options: Evaluate) -> dict:
     data = _data(session.experiment.data, options)
     question = {
         **kept.identity(session, state, folder.read()),
-        **{name: getattr(data, name) for name in ('train', 'validation', 'test')},
+        **{name: getattr(data, name) for name in SPLITS},
         'data': data.name,
         **{name: getattr(options, name) for name in ('layer', 'references', 'sgd', 'batch')},
     }
@@ -91,7 +93,7 @@ def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) 
     experiment, recipe = session.experiment, session.experiment.recipe
     sources = probed(data)
     protocol = Protocol()
-    more = _seen(experiment.data, data)
+    more = [*_differs(experiment.data, data, options.layer), *_seen(experiment.data, data)]
     if reason := too_many(sources[0], options.sgd):
         protocol = dataclasses.replace(protocol, probe=None)
         more.append(reason)
@@ -182,6 +184,14 @@ def probed(data: Data) -> tuple[Source, Source, Source]:
                 'labels by --data, or look at `ssljax report`, which needs none'
             )
     return sources
+
+
+def _differs(trained: Data, data: Data, layer: str) -> list[str]:
+    """A line on what is evaluated, where that is not what the run itself names."""
+    said = [] if layer == 'pool' else [f'layer {layer}']
+    if any(getattr(trained, name) != getattr(data, name) for name in ('name', *SPLITS)):
+        said.append(f'{data.name} ({", ".join(f"{s}: {getattr(data, s)}" for s in SPLITS)})')
+    return [f'Evaluated: {", ".join(said)}.'] if said else []
 
 
 def _seen(trained: Data, data: Data) -> list[str]:

@@ -72,7 +72,7 @@ def resolve(options: Train, changes: list[str]) -> tuple[Experiment, str]:
     Raises:
         ValueError: a run is to go on, and to be shrunk.
     """
-    path = epath.Path(options.experiment)
+    path, own = epath.Path(options.experiment), defined_in(options.definition)
     prog = f'ssljax train {options.experiment}'
     if (path / 'run.json').exists():
         if options.smoke:
@@ -82,7 +82,6 @@ def resolve(options: Train, changes: list[str]) -> tuple[Experiment, str]:
             )
         from ssljax.train.folder import RunFolder
 
-        own = defined_in(options.definition)
         experiment, folder = RunFolder(path, own).experiment(), str(path)
     else:
         experiment = load(options.experiment)

@@ -80,7 +80,8 @@ class LogisticProbe:
     Attributes:
         cs: strengths C to choose from, ascending; larger means less penalty. One value: no
             cross-validation.
-        folds: of the stratified cross-validation; fewer where a class has fewer labels.
+        folds: of the stratified cross-validation; fewer where a class has fewer labels (a class
+            with one label is trained on in all and held out in none).
         patience: the path from small to large C ends once this many values in a row did worse than
             the best: what lies beyond costs most and wins nothing, since the held-out
             cross-entropy falls to one minimum and rises again. It may rise a little before that
@@ -235,22 +236,24 @@ def stratified(columns: Int[np.ndarray, ' n'], folds: int, seed: int) -> Int[np.
     """The fold of every example: each class spread evenly, sizes equal to within one.
 
     With fewer examples of a class than folds there are only as many folds, so that every class is
-    held out and trained on in each.
+    held out and trained on in each. The example of a class that has no other is never held out: its
+    fold is -1.
 
     Raises:
-        ValueError: a class has a single example.
+        ValueError: no class has two examples, or there are fewer than two folds.
     """
     counts = np.bincount(columns)
-    folds = min(folds, int(counts.min()))
-    if folds < 2:
+    folds = min(folds, int(counts[counts > 1].min(initial=folds)))
+    if folds < 2 or counts.max() < 2:
         raise ValueError(
-            'cross-validation needs at least 2 labels of every class and 2 folds; give more '
-            'labels, or fix the strength with a single value in cs'
+            'cross-validation needs 2 folds and a class with at least 2 labels; give more labels, '
+            'or fix the strength with a single value in cs'
         )
     order = np.random.default_rng(seed).permutation(len(columns))
     order = order[np.argsort(columns[order], kind='stable')]
-    fold = np.empty(len(columns), np.int32)
-    fold[order] = np.arange(len(columns)) % folds
+    order = order[counts[columns[order]] > 1]
+    fold = np.full(len(columns), -1, np.int32)
+    fold[order] = np.arange(len(order)) % folds
     return fold
 
 
@@ -283,11 +286,11 @@ def _solve(base, weights, l2, start, *, tolerance, iterations) -> Solution:
 def _held_out(
     base: Problem, parameters: Float[Array, 'b r c'], held: Bool[Array, 'b n']
 ) -> Float[Array, '']:
-    """Mean cross-entropy of the held-out examples over all folds: every example once."""
+    """Mean cross-entropy of the held-out examples over all folds: each once."""
 
     def one(parameters, held):
         logits = jnp.matmul(base.inputs, parameters, precision='highest')
         own = jnp.sum(jax.nn.log_softmax(logits) * base.targets, axis=1)
         return -jnp.sum(jnp.where(held, own, 0))
 
-    return jnp.sum(jax.vmap(one)(parameters, held)) / held.shape[1]
+    return jnp.sum(jax.vmap(one)(parameters, held)) / jnp.sum(held)

@@ -53,7 +53,7 @@ class Row:
         dimensions: width of its features.
         linear: probe on all labels; None, as `c` and `few`, where the protocol has no probe.
         c: its strength, chosen by cross-validation.
-        few: probe on a few labels a class.
+        few: probe on a few labels a class; None also where a class has not as many.
         knn: nearest neighbours among the training features.
         k: how many, chosen on validation.
     """
@@ -68,10 +68,8 @@ class Row:
 
     def cells(self) -> tuple[str, str, str, str]:
         """Name, linear, few labels, kNN; in per cent, - for what is not there."""
-        linear = few = '-'
-        if self.linear is not None:
-            linear = f'{100 * self.linear.top1:.1f}'
-            few = f'{100 * self.few.mean:.1f} ± {100 * self.few.std:.1f}'
+        linear = '-' if self.linear is None else f'{100 * self.linear.top1:.1f}'
+        few = '-' if self.few is None else f'{100 * self.few.mean:.1f} ± {100 * self.few.std:.1f}'
         return self.name, linear, few, f'{100 * self.knn.top1:.1f}'
 
 
@@ -137,9 +135,13 @@ class Table:
         k = f'k on {validation:,} validation images'
         if self.protocol.probe is None:
             return f'{images}. {features}; {k}. Logistic regression is left out (-).'
+        c = 'C by cross-validation within the labels given'
+        if self.rows[0].few is None:
+            few = f'a class has fewer than {self.protocol.per_class} labels'
+            return f'{images}. {features}; {c}, {k}. Few labels are left out (-): {few}.'
         return (
             f'{images}; few labels: mean ± std over {self.protocol.draws} draws, the same for '
-            f'every row. {features}; C by cross-validation within the labels given, {k}.'
+            f'every row. {features}; {c}, {k}.'
         )
 
     def display(self) -> Display:
@@ -191,8 +193,7 @@ def table(
         The table, rows in the order given.
 
     Raises:
-        ValueError: no rows, labels missing, rows of different examples, or fewer labels of a class
-            than asked for.
+        ValueError: no rows, labels missing, or rows of different examples.
     """
     protocol = protocol or Protocol()
     found, first, drawn = [], None, None
@@ -201,7 +202,8 @@ def table(
         if first is None:
             first, known = name, examples
             labels = known[0][1]
-            if protocol.probe is not None:
+            enough = np.unique(labels, return_counts=True)[1].min() >= protocol.per_class
+            if protocol.probe is not None and enough:
                 drawn = draw(labels, protocol.per_class, draws=protocol.draws, seed=protocol.seed)
         _same_examples(first, known, name, examples)
         found.append(_row(name, splits, drawn, protocol))
@@ -233,7 +235,9 @@ def _row(name: str, splits: Splits, drawn: np.ndarray | None, protocol: Protocol
     accuracy = c = few = None
     if protocol.probe is not None:
         accuracy, fit = linear(train, test, protocol.probe)
-        c, few = fit.c, few_labels(train, test, drawn, protocol.probe)
+        c = fit.c
+    if drawn is not None:
+        few = few_labels(train, test, drawn, protocol.probe)
     return Row(
         name=name,
         dimensions=train.features.shape[1],

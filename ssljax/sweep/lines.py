@@ -41,9 +41,8 @@ class Line:
     reference: bool = False
 
     def values(self, measure: Measure) -> tuple[float, ...]:
-        """A measure in per cent, by seed."""
-        part, field = SHARE[measure]
-        return tuple(100 * row[part][field] for row in self.rows)
+        """A measure in per cent, by seed; empty where the data does not allow it."""
+        return tuple(100 * v for row in self.rows if (v := share(row, measure)) is not None)
 
 
 def lines(study: Study, found: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[Line]:
@@ -65,18 +64,26 @@ def lines(study: Study, found: Sequence[tuple[Run, Mapping[str, Any]]]) -> list[
     return [line for line in (*trained, *random, *pixels[:1]) if line.rows]
 
 
+def share(row: Mapping[str, Any], measure: Measure) -> float | None:
+    """A measure of one row, in [0, 1]; None where the data has too few labels for it."""
+    part, field = SHARE[measure]
+    return row[part] and row[part][field]
+
+
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1 in the denominator; None for a single value)."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def cell(values: Sequence[float]) -> str:
-    """`84.1`, or `84.1 ± 0.3` over several seeds."""
+    """`84.1`, or `84.1 ± 0.3` over several seeds; `-` of no value."""
+    if not values:
+        return '-'
     mean, std = mean_std(values)
     return f'{mean:.1f}' + ('' if std is None else f' ± {std:.1f}')
 
 
 def scores(row: Mapping[str, Any]) -> str:
     """The measures of one row, for a line of a log."""
-    values = (f'{COLUMNS[m]} {100 * row[part][f]:.1f}' for m, (part, f) in SHARE.items())
-    return '; '.join(values)
+    known = {m: value for m in SHARE if (value := share(row, m)) is not None}
+    return '; '.join(f'{COLUMNS[m]} {100 * value:.1f}' for m, value in known.items())

@@ -9,7 +9,7 @@ from typing import Any
 from ssljax.study import Run, Study
 from ssljax.sweep import curves, figure, lock
 from ssljax.sweep.folder import StudyFolder, write
-from ssljax.sweep.lines import COLUMNS, SHARE, Line, cell, lines
+from ssljax.sweep.lines import COLUMNS, SHARE, Line, cell, lines, share
 
 COST = ('parameters', 'steps', 'images', 'passes', 'wall_s', 'peak_memory_mib')
 ORIGIN = ('date', 'commit', 'ssljax', 'devices')
@@ -22,9 +22,10 @@ def publish(study: Study, folder: StudyFolder) -> None:
         table = lines(study, found)
         write(folder.path / 'results.csv', as_csv(found))
         write(folder.path / 'results.md', as_markdown(study, table))
-        if table:
-            panels = {COLUMNS[m]: [(line, line.values(m)) for line in table] for m in study.figure}
-            write(folder.path / 'figure.png', figure.draw(study.title, panels, study.grid()))
+        panels = {COLUMNS[m]: [(line, line.values(m)) for line in table] for m in study.figure}
+        shown = {name: panel for name, panel in panels.items() if all(v for _, v in panel)}
+        if table and shown:
+            write(folder.path / 'figure.png', figure.draw(study.title, shown, study.grid()))
         if picture := curves.draw(study.title, found):
             write(folder.path / 'curves.png', picture)
 
@@ -40,8 +41,8 @@ def as_csv(found: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
     for run, result in found:
         own = dict(run.variant.factors)
         for kind, row in result['rows'].items():
-            values = [row[part][field] for part, field in SHARE.values()]
-            values.insert(2, row['few']['std'])
+            values = [share(row, measure) for measure in SHARE]
+            values.insert(2, row['few'] and row['few']['std'])
             writer.writerow(
                 [run.variant.name, run.seed, kind, *(own.get(name, '') for name in factors)]
                 + [*values, row['c'], row['k'], row['dimensions']]

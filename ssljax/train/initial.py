@@ -9,6 +9,7 @@ from etils import epath
 from flax import linen as nn
 
 from ssljax.core import TrainState, Tree
+from ssljax.definitions import executed
 from ssljax.export import native, torchvision
 from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.folder import RunFolder
@@ -60,7 +61,8 @@ def trained_encoder(origin: str) -> Tree:
     """
     path = epath.Path(origin)
     if (path / 'run.json').exists():
-        _, variables = load_product(RunFolder(path))
+        # Whose method may be the user's own, as that of the run which begins here may be.
+        _, variables = load_product(RunFolder(path, executed()))
     elif _is_native(path):
         _, variables, _ = native.load(path)
     elif path.is_file() or (path / 'model.safetensors').exists():

@@ -244,6 +244,13 @@ def test_test_images_that_were_trained_on_are_counted_below_the_table(copied, ca
     assert said in capsys.readouterr().out
 
 
+def test_images_and_layer_that_are_not_the_runs_own_are_named_below_the_table(copied, capsys):
+    options = {'test': 'test[:32]', 'layer': 'stage1', 'references': False}
+    assert evaluate.main(Evaluate(run=copied, **options)) == 0
+    splits = '(train: train[:40], validation: validation, test: test[:32])'
+    assert f'Evaluated: layer stage1, made_images {splits}.' in capsys.readouterr().out
+
+
 @pytest.fixture
 def copied(run, tmp_path):
     shutil.copytree(run, tmp_path / 'copied')

@@ -214,6 +214,22 @@ def test_fewer_labels_than_folds_mean_fewer_folds():
     assert stratified(np.repeat([0, 1], [3, 50]), 5, seed=0).max() == 2
 
 
+def test_the_only_example_of_a_class_is_never_held_out():
+    labels = np.repeat([0, 1, 2, 3], [12, 1, 9, 1])
+    fold = stratified(labels, 3, seed=0)
+    np.testing.assert_array_equal(fold == -1, np.isin(labels, (1, 3)))
+    assert np.bincount(fold[fold >= 0]).tolist() == [7, 7, 7]
+
+
+def test_a_class_with_one_label_is_fitted_and_changes_nothing_for_the_others():
+    rng = np.random.default_rng(0)
+    lone = rng.normal(size=(1, TRAIN.features.shape[1])) + 30
+    more = Features.of(np.r_[TRAIN.features, lone], np.r_[TRAIN.labels, 99])
+    with_lone, without = QUICK.fit(more).classifier, QUICK.fit(TRAIN).classifier
+    assert with_lone.accuracy(Features.of(lone, np.array([99]))).top1 == 1
+    assert with_lone.accuracy(TEST).top1 > 0.9 * without.accuracy(TEST).top1
+
+
 def test_encode_finds_columns():
     np.testing.assert_array_equal(
         encode(np.array([7, 2, 9, 0, 10]), np.array([2, 7, 9])), [1, 0, 2, -1, -1]
@@ -234,6 +250,6 @@ def test_more_labels_than_a_class_has_are_refused():
 
 def test_one_label_a_class_cannot_be_cross_validated_but_can_be_fitted():
     rows = draw(TRAIN.labels, 1, draws=1)
-    with pytest.raises(ValueError, match='at least 2 labels of every class'):
+    with pytest.raises(ValueError, match='a class with at least 2 labels'):
         few_labels(TRAIN, TEST, rows, QUICK)
     assert few_labels(TRAIN, TEST, rows, LogisticProbe(cs=(1.0,))).mean > 0.2

@@ -15,6 +15,19 @@ ROOT = HERE.parent.parent
 SECTION = (ROOT / 'README.md').read_text().partition('## Add a method')[2].partition('\n## ')[0]
 (PROGRAM,) = re.findall(r'```python\n(.*?)```', SECTION, re.DOTALL)
 
+OTHER = f"""
+import dataclasses
+
+from ssljax.definitions import load_experiment
+from ssljax.nets.small import SmallResNet
+
+
+def config():
+    found = load_experiment({str(ROOT / 'experiments' / 'supervised_fashion_mnist.py')!r})
+    method = dataclasses.replace(found.method, encoder=SmallResNet(stem_patch=4))
+    return dataclasses.replace(found, method=method)
+"""
+
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
@@ -30,6 +43,18 @@ def test_the_file_trains_and_is_evaluated_as_it_stands(mirror, capsys):
     assert cli.run(['evaluate', 'runs/mirror_smoke', '--definition', 'mirror.py']) == 0
     assert 'Mirror, ' in capsys.readouterr().out
     assert cli.run(['export', 'runs/mirror_smoke', '--definition', 'mirror.py']) == 0
+
+
+@pytest.mark.slow
+def test_another_run_begins_from_one_of_a_users_class(mirror, monkeypatch, capsys):
+    assert cli.run(['train', 'mirror.py', '--smoke', '--folder', 'origin']) == 0
+    begun = ['--smoke', '--init-from', 'origin', '--folder']
+    assert cli.run(['train', 'mirror.py', *begun, 'same']) == 0
+    monkeypatch.delitem(sys.modules, 'defined_mirror')
+    (mirror / 'other.py').write_text(OTHER)
+    assert cli.run(['train', 'other.py', *begun, 'other']) == cli.EXIT_USAGE
+    assert '--definition FILE' in capsys.readouterr().err
+    assert cli.run(['train', 'other.py', *begun, 'other', '--definition', 'mirror.py']) == 0
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from sweep.studies import EXPERIMENT, put, row, study
 from ssljax import config
 from ssljax.study import Study, Variant
 from ssljax.sweep import curves, figure, results
-from ssljax.sweep.lines import cell, lines
+from ssljax.sweep.lines import cell, lines, scores
 
 
 def repeated(name, seed):
@@ -70,6 +70,21 @@ def test_every_row_of_every_run_is_a_line_of_csv(pair):
     assert float(rows[-1]['linear']) == repeated('b', 2)['trained']['linear']['top1']
     assert rows[0]['few'] == '0.5' and rows[0]['few_std'] == '0.02' and rows[0]['knn'] == '0.5'
     assert rows[0]['wall_s'] == '7.0' and rows[1]['wall_s'] == ''
+
+
+def test_data_without_enough_labels_for_a_measure_has_a_table_and_a_figure_without_it(tmp_path):
+    made = study('a', 'b', figure=('few', 'knn'))
+    folder = put(made, tmp_path, lambda *_: {'trained': {**row(0.8), 'few': None}})
+    results.publish(made, folder)
+    table = cells((folder.path / 'results.md').read_text())
+    assert table['a']['linear, few labels'] == '-' and table['a']['kNN'] == '50.0'
+    record = next(csv.DictReader(io.StringIO((folder.path / 'results.csv').read_text())))
+    assert record['few'] == record['few_std'] == '' and record['linear'] == '0.8'
+    both = study('a', 'b', figure=('linear', 'knn'))
+    wide = Image.open(folder.path / 'figure.png').size[0]
+    results.publish(both, folder)
+    assert wide == Image.open(folder.path / 'figure.png').size[0] / 2
+    assert scores({**row(0.8), 'few': None}) == 'linear 80.0; kNN 50.0'
 
 
 def test_what_is_there_is_shown_and_what_is_missing_counted(tmp_path):
