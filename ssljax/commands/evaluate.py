@@ -91,7 +91,7 @@ def _data(data: Data, options: Evaluate) -> Data:
 
 def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) -> dict:
     experiment, recipe = session.experiment, session.experiment.recipe
-    sources = probed(data)
+    sources = tuple(map(session.takes, probed(data)))
     protocol = Protocol()
     more = [*_differs(experiment.data, data, options.layer), *_seen(experiment.data, data)]
     if reason := too_many(sources[0], options.sgd):

@@ -74,7 +74,8 @@ def check(job: dict[str, Any]) -> int:
                 data = dataclasses.replace(data, train=one['probe_split'])
                 data.check(shared_images(data.name), 'the probe_split for ')
             # Trained first and refused then, a run could never be evaluated.
-            too_many(probed(data)[0], sgd='none')
+            train, *_ = map(session.takes, probed(data))
+            too_many(train, sgd='none')
             if folder.exists():
                 folder.check(experiment, session.data, session.source.fingerprint())
         except ValueError as error:

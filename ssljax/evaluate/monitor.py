@@ -25,14 +25,14 @@ def monitor(session: Session) -> Callable[[TrainState], dict[str, Any]] | None:
     words.
 
     Raises:
-        ValueError: if the validation split cannot be opened.
+        ValueError: if the validation split cannot be opened, or has other channels.
     """
     experiment = session.experiment
     data, asked = experiment.data, experiment.evaluation
     if asked.every <= 0 or data.validation is None:
         return None
     bank = session.source.spread(asked.bank)
-    queries = open_source(data.name, data.validation).spread(asked.queries)
+    queries = session.takes(open_source(data.name, data.validation)).spread(asked.queries)
     embed = jax.jit(
         embedder(experiment.method, experiment.recipe),
         in_shardings=(

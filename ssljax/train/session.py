@@ -116,6 +116,19 @@ class Session:
         """The state before the first step, each array made where it lives."""
         return self.placement.compile_init(self._init, self.abstract)()
 
+    def takes(self, source: Source) -> Source:
+        """The source, whose images have the channels that the networks were made for.
+
+        Raises:
+            ValueError: they have others.
+        """
+        if source.channels != self.data.channels:
+            raise ValueError(
+                f'the images of {source.name} have {source.channels} channels, those that the '
+                f'encoder is trained on {self.data.channels}; store all in grey, or all in colour'
+            )
+        return source
+
     def stream(self) -> Stream:
         """Which batches this process reads."""
         return Stream(

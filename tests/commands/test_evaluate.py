@@ -1,6 +1,7 @@
 """`ssljax evaluate`: what is answered, once; what is refused; and that nothing else opens test."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -281,6 +282,25 @@ def test_data_without_labels_is_refused_before_anything_is_embedded(run, tmp_pat
     splits = {'train': 'train[:20]', 'validation': 'train[20:40]', 'test': 'train[40:]'}
     with pytest.raises(ValueError, match='no labels'):
         evaluate.main(Evaluate(run=run, data=str(tmp_path / 'images.npy'), **splits))
+
+
+def test_images_of_other_channels_are_refused_before_anything_is_embedded(
+    run, tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    for split, kind in {'train': 'RGB', 'validation': 'L', 'test': 'RGB'}.items():
+        for name, repeated in itertools.product('ab', range(10)):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            noise = Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8))
+            noise.convert(kind).save(tmp_path / split / name / f'{repeated}.png')
+    forbid(monkeypatch, 'extract')
+    data = f'folder:{tmp_path}'
+    says = r'the images of .*validation have 1 channels, those that the encoder is trained on 3'
+    with pytest.raises(ValueError, match=says):
+        evaluate.main(Evaluate(run=run, data=data, train='train'))
+    with pytest.raises(ValueError, match=says):  # which would look at validation after an epoch
+        trained(tmp_path / 'run', name=data, train='train')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_more_than_fits_the_linear_probe_is_refused_before_anything_is_embedded(run, monkeypatch):
