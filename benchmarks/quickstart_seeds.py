@@ -3,17 +3,20 @@
     python benchmarks/quickstart_seeds.py                     # trains three seeds, or goes on
     python benchmarks/quickstart_seeds.py --seeds 5
 
-Every seed is a run of `ssljax train experiments/simclr_fashion_mnist.py --seed K`, followed by
-`ssljax evaluate`; random initialisation is drawn anew with every seed, raw pixels have none.
+Every seed is a run of `ssljax train experiments/simclr_fashion_mnist.py --seed K`, with a device
+for each of two cores as in `launch/quickstart.sh`, followed by `ssljax evaluate`; random
+initialisation is drawn anew with every seed, raw pixels have none.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
 
+from cpu_devices import flags
 from provenance import header
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,11 +25,10 @@ GOALS = {'random': (4.0, 12.0, 4.0), 'raw': (None, 3.0, 3.0)}
 
 
 def run(folder: pathlib.Path, seed: int) -> dict:
-    for command in (
-        ['train', EXPERIMENT, '--seed', str(seed), '--folder', str(folder)],
-        ['evaluate', str(folder)],
-    ):
-        subprocess.run([str(pathlib.Path(sys.executable).parent / 'ssljax'), *command], check=True)
+    ssljax = str(pathlib.Path(sys.executable).parent / 'ssljax')
+    train = [ssljax, 'train', EXPERIMENT, '--seed', str(seed), '--folder', str(folder)]
+    subprocess.run(train, env=os.environ | {'XLA_FLAGS': flags()}, check=True)
+    subprocess.run([ssljax, 'evaluate', str(folder)], check=True)
     return json.loads((folder / 'evaluation.json').read_text())['table']
 
 

@@ -1,6 +1,10 @@
-"""SimCLR on 7,000 images of Fashion-MNIST: the quickstart, 4 to 6 minutes on 2 CPU cores.
+"""SimCLR on 7,000 images of Fashion-MNIST: the quickstart, under 5 minutes on 2 CPU cores.
 
 ssljax train experiments/simclr_fashion_mnist.py
+
+Network and views were chosen on validation images and on part of the training images, as
+benchmarks/README.md has it: garments stand upright and fill the picture, so that large crops and
+features with the places of a 4 x 4 grid do best, and what is learned comes from the brightness.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
@@ -10,7 +14,7 @@ from ssljax.nets.small import SmallResNet
 from ssljax.optim import AdamW
 from ssljax.views.simclr import SimCLRViews
 
-PARAMETERS = 306_560
+PARAMETERS = 208_960
 """Of the encoder."""
 
 
@@ -21,19 +25,20 @@ def config() -> Experiment:
             encoder=SmallResNet(
                 stem_patch=4,
                 stem_kernel=6,
-                widths=(64, 128),
+                widths=(32, 128),
                 blocks=(1, 1),
                 shortcut='pool',
-                grid=2,
+                grid=4,
             ),
             head=ProjectionHead(widths=(256, 64), last_norm='none'),
             temperature=0.5,
         ),
         recipe=SimCLRViews(
             size=28,
-            scale=(0.3, 1.0),
-            brightness=0.4,
-            contrast=0.4,
+            scale=(0.5, 1.0),
+            brightness=0.8,
+            contrast=0.8,
+            jitter=1.0,
             saturation=0.0,
             hue=0.0,
             gray=0.0,
@@ -49,10 +54,10 @@ def config() -> Experiment:
             scaling='none',
             betas=(0.9, 0.99),
             weight_decay=1e-4,
-            warmup_epochs=5.0,
+            warmup_epochs=4.0,
         ),
         batch=256,
-        epochs=50.0,
+        epochs=40.0,
         evaluation=Evaluation(every=10.0),
         checkpoint=Checkpointing(every=270),
     )

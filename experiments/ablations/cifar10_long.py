@@ -18,12 +18,14 @@ from ssljax.study import Study, Variant
 FILES = pathlib.Path(__file__).parents[1]
 EPOCHS = 40
 
+SMALL = {'simclr': 'simclr_common_fashion_mnist.py', 'moco_v2': 'moco_v2_fashion_mnist.py'}
+
 
 def study() -> Study:
     """Both, with random weights and raw pixels beside them."""
 
     def variant(name: str) -> Variant:
-        small = load_experiment(FILES / f'{name}_fashion_mnist.py')
+        small = load_experiment(FILES / SMALL[name])
         colour = load_experiment(FILES / f'{name}_cifar10.py')
         experiment = dataclasses.replace(
             small,

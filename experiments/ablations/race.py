@@ -4,7 +4,7 @@
     ssljax sweep experiments/ablations/race.py --only simclr byol     # some of it
 
 A variant for every `experiments/*_fashion_mnist.py`, as it stands there, with its own batch,
-learning rate and views, cut to 100,000 images drawn. Warmups keep their share of the run. An image
+learning rate and views, cut to 100,000 images drawn (SimCLR's is `simclr_common_fashion_mnist.py`). Warmups keep their share of the run. An image
 drawn may be seen several times: SimCLR makes two views of it, rotation prediction turns it four
 ways; the table has the seconds beside the accuracy. `supervised` is the upper reference, networks
 at random and raw pixels are the lower ones. SimCLR and MoCo v2 (and so random weights) have three
@@ -47,6 +47,8 @@ def variants(examples: int = EXAMPLES, **data: str) -> tuple[Variant, ...]:
         data: fields of `Data` to replace.
     """
     found = {file.stem.removesuffix('_fashion_mnist'): load_experiment(file) for file in FILES}
+    # The quickstart has a network and views of its own, which the other methods did not get.
+    found['simclr'] = found.pop('simclr_common')
     if 'context_encoder' in found:
         found['context_encoder_l2'] = without_discriminator(found['context_encoder'])
     names = sorted(found, key=lambda name: (name == 'supervised', name))

@@ -13,7 +13,7 @@ from ssljax.definitions import load_experiment
 from ssljax.nets.heads import NoHead, ProjectionHead
 from ssljax.study import Study, Variant, lasting
 
-BASE = pathlib.Path(__file__).parents[1] / 'simclr_fashion_mnist.py'
+BASE = pathlib.Path(__file__).parents[1] / 'simclr_common_fashion_mnist.py'
 EXAMPLES, EPOCHS = 7_000, 15
 TEMPERATURES = (0.05, 0.1, 0.5, 1.0)
 HEADS = {

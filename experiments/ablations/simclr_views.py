@@ -18,7 +18,7 @@ from ssljax.definitions import load_experiment
 from ssljax.study import Study, Variant, lasting
 from ssljax.views.composition import TRANSFORMATIONS, CompositionViews, Transformation
 
-BASE = pathlib.Path(__file__).parents[1] / 'simclr_fashion_mnist.py'
+BASE = pathlib.Path(__file__).parents[1] / 'simclr_common_fashion_mnist.py'
 EXAMPLES, EPOCHS = 7_000, 15
 
 
