@@ -3,7 +3,7 @@
 ssljax train experiments/context_encoder_fashion_mnist.py
 
 Four random blocks of every image are missing; weights and rates are those of the paper, decoder and
-discriminator narrower. The encoder is that of `simclr_fashion_mnist.py`.
+discriminator narrower. The encoder is that of `simclr_common_fashion_mnist.py`.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

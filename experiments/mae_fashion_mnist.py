@@ -2,7 +2,7 @@
 
     ssljax train experiments/mae_fashion_mnist.py
 
-12 of 49 patches are seen. Images, batch and data are those of `simclr_fashion_mnist.py`; the
+12 of 49 patches are seen. Images, batch and data are those of `simclr_common_fashion_mnist.py`; the
 encoder is a transformer of about its number of parameters, pooled by the mean over the patches.
 """
 

@@ -2,7 +2,8 @@
 
 ssljax train experiments/rotation_fashion_mnist.py
 
-The encoder is that of `simclr_fashion_mnist.py`. A batch of 128 is 512 images: all four rotations.
+The encoder is that of `simclr_common_fashion_mnist.py`. A batch of 128 is 512 images: all four
+rotations.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

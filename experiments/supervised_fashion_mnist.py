@@ -1,9 +1,9 @@
-"""Supervised training on 7,000 images of Fashion-MNIST: what labels give the quickstart's encoder.
+"""Supervised training on 7,000 images of Fashion-MNIST: what labels give the common encoder.
 
     ssljax train experiments/supervised_fashion_mnist.py
 
-Encoder, images, batch and epochs are those of `simclr_fashion_mnist.py`. Views are milder, as the
-labels already say what does not matter, and the learning rate is lower.
+Encoder, images, batch and epochs are those of `simclr_common_fashion_mnist.py`. Views are milder,
+as the labels already say what does not matter, and the learning rate is lower.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

@@ -4,11 +4,12 @@
     ssljax sweep experiments/ablations/race.py --only simclr byol     # some of it
 
 A variant for every `experiments/*_fashion_mnist.py`, as it stands there, with its own batch,
-learning rate and views, cut to 100,000 images drawn (SimCLR's is `simclr_common_fashion_mnist.py`). Warmups keep their share of the run. An image
-drawn may be seen several times: SimCLR makes two views of it, rotation prediction turns it four
-ways; the table has the seconds beside the accuracy. `supervised` is the upper reference, networks
-at random and raw pixels are the lower ones. SimCLR and MoCo v2 (and so random weights) have three
-seeds, the others one: what differs by less than their spread is a tie.
+learning rate and views, cut to 100,000 images drawn; SimCLR's is `simclr_common_fashion_mnist.py`.
+Warmups keep their share of the run. An image drawn may be seen several times: SimCLR makes two
+views of it, rotation prediction turns it four ways; the table has the seconds beside the accuracy.
+`supervised` is the upper reference, networks at random and raw pixels are the lower ones. SimCLR
+and MoCo v2 (and so random weights) have three seeds, the others one: what differs by less than
+their spread is a tie.
 
 On the embedded 7,000 / 1,000 / 2,000 images, so that anybody can run it: 14 passes over each image.
 The standard error of a score on 2,000 images is 0.8 points at 85 per cent; `race_60k.py` is the
