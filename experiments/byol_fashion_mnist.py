@@ -1,9 +1,9 @@
-"""BYOL on 7,000 images of Fashion-MNIST: the quickstart's network and images.
+"""BYOL on 7,000 images of Fashion-MNIST: the race's network and images.
 
     ssljax train experiments/byol_fashion_mnist.py
 
 Projector and predictor have the layers of the paper's, 256 and 64 wide; the momentum rises from
-0.99 to 1, the paper's value for its shorter runs. Views: those of the quickstart, solarised in one
+0.99 to 1, the paper's value for its shorter runs. Views: those of the race, solarised in one
 view of five on one side, as the paper's are.
 """
 

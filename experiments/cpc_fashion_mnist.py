@@ -4,7 +4,7 @@
 
 A grid of 6 x 6 patches of 8 pixels, every 4; the rows 2 to 4 further down are predicted. The
 encoder has LayerNorm, as CPC v2's, and no BatchNorm, which would give the answer away. It sees
-8 x 8 pixels at a time, 36 times an image: a smaller network than the quickstart's.
+8 x 8 pixels at a time, 36 times an image: a smaller network than the race's.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

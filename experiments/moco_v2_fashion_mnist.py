@@ -1,10 +1,10 @@
-"""MoCo v2 on 7,000 images of Fashion-MNIST: the quickstart's network, images and views.
+"""MoCo v2 on 7,000 images of Fashion-MNIST: the race's network, images and views.
 
     ssljax train experiments/moco_v2_fashion_mnist.py
 
 Scaled down with the data: 2,048 negatives (of 7,000 images), an average that follows in a hundred
 steps (momentum 0.99), BatchNorm in 8 groups of 32 with shuffling. Temperature and head are those of
-version 2, the head as narrow as the quickstart's.
+version 2, the head as narrow as SimCLR's.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

@@ -1,9 +1,9 @@
-"""MoCo v3 on 7,000 images of Fashion-MNIST: the quickstart's network and images.
+"""MoCo v3 on 7,000 images of Fashion-MNIST: the race's network and images.
 
     ssljax train experiments/moco_v3_fashion_mnist.py
 
 Projector and predictor have the layers of the ResNet's, 256 and 64 wide; temperature 1 and a
-momentum that rises from 0.99 to 1 are the paper's. Views: those of the quickstart, solarised in one
+momentum that rises from 0.99 to 1 are the paper's. Views: those of the race, solarised in one
 view of five on one side, as the paper's are.
 """
 

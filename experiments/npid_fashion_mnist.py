@@ -1,9 +1,9 @@
-"""Instance discrimination on 7,000 images of Fashion-MNIST: the quickstart's network and images.
+"""Instance discrimination on 7,000 images of Fashion-MNIST: the race's network and images.
 
     ssljax train experiments/npid_fashion_mnist.py
 
 As in the authors' run on CIFAR-10 there is no estimate: the softmax runs over the whole bank, one
-row for each of the 7,000 images, at temperature 0.1. Views: those of the quickstart, one an image.
+row for each of the 7,000 images, at temperature 0.1. Views: those of the race, one an image.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment

@@ -100,7 +100,10 @@ def test_everybody_in_the_race_draws_as_many_images(name):
         assert abs(run.steps * run.batch - 100_000) <= run.batch / 2, variant.name
     files = FILES[0].parent.parent.glob('*_fashion_mnist.py')
     names = {variant.name for variant in study.variants}
-    assert {path.stem.removesuffix('_fashion_mnist') for path in files} <= names
+    stems = {path.stem.removesuffix('_fashion_mnist') for path in files}
+    assert stems - {'simclr_common'} <= names and 'simclr_common' in stems
+    encoders = {v.name: v.experiment.method.encoder for v in study.variants}
+    assert encoders['simclr'] == encoders['byol'] == encoders['supervised']
     assert [v.name for v in study.variants if len(study.seeds_of(v)) == 3] == ['moco_v2', 'simclr']
 
 
