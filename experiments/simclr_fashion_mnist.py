@@ -2,9 +2,9 @@
 
 ssljax train experiments/simclr_fashion_mnist.py
 
-Network and views were chosen on validation images and on part of the training images, as
-benchmarks/README.md has it: garments stand upright and fill the picture, so that large crops and
-features with the places of a 4 x 4 grid do best, and what is learned comes from the brightness.
+Network and views were chosen on validation images and on part of the training images
+(benchmarks/README.md): garments fill the picture, so that large crops do best, and differ in
+brightness within a class, so that strong changes of it do.
 """
 
 from ssljax.experiment import Checkpointing, Data, Evaluation, Experiment
@@ -28,7 +28,7 @@ def config() -> Experiment:
                 widths=(32, 128),
                 blocks=(1, 1),
                 shortcut='pool',
-                grid=4,
+                grid=2,
             ),
             head=ProjectionHead(widths=(256, 64), last_norm='none'),
             temperature=0.5,
