@@ -38,6 +38,7 @@ def test_variants_differ(file):
     assert len(set(factors)) == len(factors)
 
 
+@pytest.mark.slow
 def test_every_variant_fits_when_shrunk(file):
     for variant in load_study(file).smoke().variants:
         Session.open(variant.experiment, 1)

@@ -48,6 +48,7 @@ def test_runs_when_shrunk(file, tmp_path):
     assert 'knn_top1' in records[-1]['validation']
 
 
+@pytest.mark.slow
 def test_full_size_step_has_its_shapes(file):
     experiment = load(str(file))
     session = full_size(experiment)

@@ -165,6 +165,7 @@ def test_a_run_that_goes_on_is_not_shrunk(capsys, finished):
     assert metrics.read(finished) == before
 
 
+@pytest.mark.slow
 def test_init_from_a_run_an_export_and_nothing(capsys, finished, tiny, tmp_path):
     assert cli.run(['export', str(finished)]) == 0
     starts = {}

@@ -77,6 +77,7 @@ def copied(own, tmp_path):
 COMMANDS = (pytest.param('evaluate', marks=pytest.mark.slow), 'export', 'report', 'train')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('command', COMMANDS)
 def test_a_class_of_the_users_is_loaded_only_from_the_file_named(copied, command, capsys):
     file, run = copied

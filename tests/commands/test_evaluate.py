@@ -135,6 +135,7 @@ def test_a_known_answer_is_shown_again_without_a_look_at_the_data(evaluated, mon
     assert answer(folder) == found
 
 
+@pytest.mark.slow
 def test_weights_trained_anew_to_the_same_step_are_another_question(copied, monkeypatch):
     assert evaluate.main(Evaluate(run=copied, references=False)) == 0
     before, folder = answer(copied), RunFolder.at(copied)
@@ -266,6 +267,7 @@ def edit(folder, **data):
     folder.record.write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_run_without_validation_says_what_to_set_and_takes_it(copied, monkeypatch):
     edit(copied, validation=None)
     opened = record_splits(monkeypatch)
@@ -311,6 +313,7 @@ def test_more_than_fits_the_linear_probe_is_refused_before_anything_is_embedded(
         evaluate.main(Evaluate(run=run))
 
 
+@pytest.mark.slow
 def test_more_than_fits_logistic_regression_has_neighbours_and_the_probe_by_sgd(
     copied, evaluated, monkeypatch, capsys
 ):
@@ -325,6 +328,7 @@ def test_more_than_fits_logistic_regression_has_neighbours_and_the_probe_by_sgd(
     assert found['sgd'] == whole['sgd'] and found['collapse'] == whole['collapse']
 
 
+@pytest.mark.slow
 def test_raw_pixels_too_many_have_no_row_but_a_line(copied, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, 'MOST_PIXELS', (40 + 64 + 64) * 16 * 16 * 3 - 1)
     assert evaluate.main(Evaluate(run=copied)) == 0
@@ -370,7 +374,8 @@ def record_splits(monkeypatch):
     return opened
 
 
-@pytest.mark.parametrize('validation', [pytest.param('validation', marks=pytest.mark.slow), None])
+@pytest.mark.slow
+@pytest.mark.parametrize('validation', ['validation', None])
 def test_only_evaluate_opens_test_and_once(tmp_path, monkeypatch, validation):
     opened = record_splits(monkeypatch)
     folder = trained(tmp_path, validation=validation)

@@ -34,6 +34,7 @@ def planned(tmp_path_factory):
     return code, ''.join(said), json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_it_says_all_that_it_promises(planned):
     code, said, _ = planned
     assert code == 0
@@ -41,7 +42,7 @@ def test_it_says_all_that_it_promises(planned):
         'batch 64 on here (8 x cpu)', 'Memory of a chip: fits', 'parameters', 'optimizer',
         "method's state", 'activations and temporaries', 'compute', 'HBM', 'interconnect', 'bound',
         'all-reduce', 'images/s', 'chip-hours', 'cost', 'host cores for a chip', 'measured:',
-        'The run: 5,000 steps of 64 images on 8 chips', 'times the estimate',
+        'The run: 4,000 steps of 64 images on 8 chips', 'times the estimate',
     ):  # fmt: skip
         assert part in said, part
     assert '\x1b' not in said  # no colours where there is no terminal
@@ -50,7 +51,7 @@ def test_it_says_all_that_it_promises(planned):
 def test_the_figures_written_agree_with_each_other(planned):
     facts = planned[2]
     assert facts['experiment'] == FILE and facts['topology'] == 'here' and facts['fits']
-    assert (facts['chips'], facts['batch'], facts['steps']) == (8, 64, 50 * 100)
+    assert (facts['chips'], facts['batch'], facts['steps']) == (8, 64, 40 * 100)
     parts = dict(facts['memory'])
     assert parts.pop('total') == sum(parts.values())
     assert parts['batch'] == 8 * (2 * 28 * 28 + 4 + 4)
@@ -59,7 +60,7 @@ def test_the_figures_written_agree_with_each_other(planned):
     assert seconds['best'] == max(seconds[k] for k in ('compute', 'hbm', 'interconnect'))
     best = facts['best']
     assert best['images'] == pytest.approx(64 / seconds['best'])
-    assert best['hours'] == pytest.approx(5000 * seconds['best'] / 3600)
+    assert best['hours'] == pytest.approx(4000 * seconds['best'] / 3600)
     assert best['cost'] == pytest.approx(2 * 8 * best['hours'])
     assert facts['sent'] == pytest.approx(sum(c['sent'] for c in facts['collectives']))
     assert facts['measured_seconds'] > 0 and facts['unread_loops'] == 0

@@ -130,6 +130,7 @@ def test_corrupt_files_are_replaced_by_neighbours_and_counted(folder, recipe, sp
         assert line == f'{path} is corrupt; record {other} stands in for it'
 
 
+@pytest.mark.slow
 def test_a_replacement_depends_on_seed_and_position_alone(folder, recipe, spoil):
     """Not on where the stream began, nor on which rows a host reads, nor on the moment."""
     source = open_source(str(folder), 'train')
@@ -219,6 +220,7 @@ def test_a_failure_that_passes_changes_nothing(folder, recipe, hasty):
     assert stream.corrupt == ()
 
 
+@pytest.mark.slow
 def test_nor_does_one_beside_corrupt_records(folder, recipe, spoil, hasty):
     """Then errors are passed over in the graph: 6 and 12 must not be taken for corrupt ones.
 

@@ -305,6 +305,7 @@ def test_same_loss_and_gradient_on_one_and_eight_devices(case, parts, x64, mesh8
     assert_trees_close(on_one_device(case, parts), eight, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_step_compiles_once_rests_at_rate_zero_learns_and_resumes_bit_for_bit(case, tmp_path):
     method, recipe = case.method, case.recipe
     one_step = 1 / RUN.steps_per_epoch

@@ -67,6 +67,7 @@ def variables_of(net):
     return lambda: net.init(jax.random.key(0), jnp.zeros((2, 16, 16, 3)), train=False)
 
 
+@pytest.mark.slow
 @parametrize(NETS)
 def test_keeps_less_for_the_backward_pass_and_computes_more(net):
     made = jax.eval_shape(variables_of(net))

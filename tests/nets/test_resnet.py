@@ -126,6 +126,7 @@ def test_zero_init_reaches_the_last_scale_of_every_block(zero_init):
         assert np.all(last == (0 if zero_init else 1))
 
 
+@pytest.mark.slow
 def test_float64_stays_float64(x64):
     module = ResNet(depth=18, stem='cifar', zero_init=False)
     run = jax.jit(lambda v, x: module.apply(v, x, train=False))
@@ -135,6 +136,7 @@ def test_float64_stays_float64(x64):
     assert 1e-9 < np.linalg.norm(exact - single) / np.linalg.norm(exact) < 1e-5
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside():
     exact = ResNet(depth=18, stem='cifar', zero_init=False)
     module = ResNet(depth=18, stem='cifar', zero_init=False, dtype='bfloat16')

@@ -84,6 +84,7 @@ def test_base_with_a_classifier_has_86_567_656_parameters():
     assert count(jax.eval_shape(init)) == 86_567_656
 
 
+@pytest.mark.slow
 def test_is_the_same_network_written_in_pytorch(x64):
     """Its encoder layer shares no code with ours; tokens are embedded by its convolution."""
     params = to_float64(fresh(TINY)['params'])
@@ -161,6 +162,7 @@ def test_patches_that_are_not_kept_are_not_seen():
     assert float(jnp.abs(changed['cls'] - one['cls']).min()) > 0
 
 
+@pytest.mark.slow
 def test_layers_and_pools():
     deep = TINY.clone(depth=5)
     layers = features(deep)(fresh(deep), images())
@@ -240,6 +242,7 @@ def test_stochastic_depth_drops_what_it_says_and_keeps_the_mean():
     assert abs(np.corrcoef(factors[:, 4].T)[0, 1]) < 0.05  # the branches of a block, each its own
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_each_examples_own_and_of_training_only():
     module, keys = TINY.clone(drop_path=0.9), jax.random.split(jax.random.key(0), 4)
     variables, x = fresh(module), jnp.repeat(images(1), 4, axis=0)
@@ -309,6 +312,7 @@ def test_patches_start_as_a_convolution_of_pytorchs_or_as_xaviers_matrix():
     assert not other['bias'].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('initial', 'deviation'), [('normal', 0.02), ('xavier', 0.02), ('xavier_apart', 1e-6)]
 )

@@ -129,6 +129,7 @@ def test_any_name_of_a_class_is_shown_in_the_map(names):
     assert all(f'<!-- {name} -->' in content for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('question', [{'weights': 'others'}, {'images': 'others'}, {'step': 1}])
 def test_a_table_of_another_checkpoint_is_left_out(plain, monkeypatch, question):
     folder, write = plain
@@ -159,6 +160,7 @@ def test_neighbours_are_framed_by_class(shown):
             assert kind == ('same' if name == query[1] else 'other')
 
 
+@pytest.mark.slow
 def test_unlabelled_arrays(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (48, 20, 20, 3), np.uint8)
     np.save(tmp_path / 'images.npy', images)
@@ -175,6 +177,7 @@ def test_unlabelled_arrays(tmp_path):
     assert {kind for _, *found in lines for kind, _, _ in found} == {''}
 
 
+@pytest.mark.slow
 def test_without_validation_training_images_ask_and_never_find_themselves(tmp_path):
     text = page.write(run(tmp_path, validation=None, test='there is none')).read_text()
     assert 'training images stand in for validation' in text
@@ -210,6 +213,7 @@ def coloured(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_images_belong_to_their_rows_behind_a_corrupt_one(coloured):
     seen = set()
     for line in neighbours(page.write(coloured).read_text()):

@@ -75,6 +75,7 @@ def session(experiment, fsdp):
     return Session(experiment, data, experiment.run(data.examples), Placement(make_mesh(fsdp)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'parameters'),
     [('mae_vit_h', 632e6), ('moco_v3_vit_h', 632e6), ('simclr_r50_4x', 375e6)],
@@ -94,6 +95,7 @@ def test_bytes_a_device_fall_as_the_devices_they_are_split_over(name, parameters
             assert after == pytest.approx(before / fsdp, rel=0.03)
 
 
+@pytest.mark.slow
 def test_what_is_split_is_never_whole_on_a_device():
     experiment = large('mae_vit_h')
     small = dataclasses.replace(

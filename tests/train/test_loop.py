@@ -129,6 +129,7 @@ def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path, monkeyp
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(tmp_path):
     curves = {}
     for dtype in ('float32', 'bfloat16'):
@@ -169,6 +170,7 @@ def measured(finished):
     return lambda state: steps.append(int(state.step)) or measure(state), steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('at', [6, 12])
 def test_told_to_stop_it_saves_without_the_evaluation_that_is_due_and_makes_up_for_it(
     finished, measured, tmp_path, monkeypatch, at
@@ -233,6 +235,7 @@ def test_killed_before_the_score_is_saved_it_has_the_evaluation_once(finished, m
     assert lines[0] == lines[1] and scores(folder) == scores(whole)
 
 
+@pytest.mark.slow
 def test_profile_measures_and_leaves_a_trace(tmp_path):
     session = Session.open(EXPERIMENT, 1)
     folder = RunFolder.at(str(tmp_path / 'run'))
@@ -244,6 +247,7 @@ def test_profile_measures_and_leaves_a_trace(tmp_path):
     assert list(pathlib.Path(profile.folder).rglob('*.xplane.pb'))
 
 
+@pytest.mark.slow
 def test_profile_counts_every_micro_batch(tmp_path):
     """Gradient caching computes the forward pass a second time: 4/3 of the plain step."""
     found = {}

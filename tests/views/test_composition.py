@@ -27,6 +27,7 @@ def image_of(channels=3, side=12):
     return jnp.asarray(np.random.default_rng(0).uniform(size=(channels, side, side)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TRANSFORMATIONS)
 @pytest.mark.parametrize('channels', [1, 3])
 def test_one_view_is_changed_and_the_other_is_the_picture(name, channels):

@@ -27,6 +27,7 @@ def changed(images, keys, change):
     return run.as_text(), run(images, keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('devices', 'parts'), [(1, 24), (8, 3)])
 def test_views_are_the_same_in_parts(devices, parts, mesh8, monkeypatch):
     images = jax.random.bits(jax.random.key(0), SHAPE, jnp.uint8)
