@@ -67,6 +67,7 @@ def test_an_epoch_holds_every_example_once_but_for_its_tail(recipe):
     assert len({(set(range(40)) - set(epoch)).pop() for epoch in epochs}) > 3
 
 
+@pytest.mark.slow
 def test_every_epoch_and_every_seed_has_an_order_of_its_own(recipe):
     source = numbered(40)
     places = lambda epochs: tf.range(40 * epochs, dtype=tf.int64)
