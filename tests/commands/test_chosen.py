@@ -131,6 +131,7 @@ def test_best_and_a_step_are_exported_and_latest_by_default(best_first, tmp_path
         assert (np.abs(found).max() == 0) == zero, checkpoint
 
 
+@pytest.mark.slow
 def test_the_best_is_another_question_than_the_latest(best_first):
     file, run = best_first
     options = ['evaluate', run, '--definition', file, '--no-references']

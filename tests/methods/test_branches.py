@@ -154,6 +154,7 @@ def test_target_is_the_average(method, start):
         chex.assert_trees_all_close(after['target'], want, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_average_takes_the_parameters_of_this_very_step(method):
     method = type(method)(ENCODER, HEAD, HEAD, Momentum(0.5, 'constant'))
     optimizer = SGD(learning_rate=0.5, scaling='none', decay='constant')

@@ -70,6 +70,7 @@ def apply(net, params, *inputs):
     return net.apply(variables, *inputs, train=True, mutable=['batch_stats'])[0]
 
 
+@pytest.mark.slow
 def test_each_player_has_the_gradient_of_its_own_loss_alone(x64):
     """Written out once more, each player's loss by itself and the other player fixed."""
     batch = batch_of()

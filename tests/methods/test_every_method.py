@@ -119,6 +119,7 @@ def operations(jaxpr):
             yield from operations(inner)
 
 
+@pytest.mark.slow
 def test_no_two_gradients_meet_at_a_place_given_by_index(case):
     """A GPU adds such in any order, or one by one where it has to repeat itself to the bit."""
     traced = jax.make_jaxpr(graph(case))(*fresh(case), ready_batch(case.recipe))

@@ -225,6 +225,7 @@ def test_images_belong_to_their_rows_behind_a_corrupt_one(coloured):
     assert len([number for number in seen if number > BROKEN]) > 8
 
 
+@pytest.mark.slow
 def test_corrupt_images_may_be_no_more_than_the_experiment_allows(coloured):
     # One of 24 was within the share of the run, which has been measured and shown.
     session, state = load_state(coloured)

@@ -65,6 +65,7 @@ def resnet(tmp_path_factory):
     return variables, folder
 
 
+@pytest.mark.slow
 def test_a_resnet_exported_either_way_gives_the_same_start(resnet):
     variables, folder = resnet
     states = [

@@ -123,6 +123,7 @@ def test_batch_norm_goes_by_the_same_rule_as_with_caching(parts, x64):
     close(accumulated, cached, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_accumulation_saves_the_second_forward_pass():
     nets = SmallResNet(stem_patch=1, widths=(32, 32), blocks=(2, 2), stride=1), 4
     *arguments, now = problem(Supervised(*nets))

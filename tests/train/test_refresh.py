@@ -122,6 +122,7 @@ def test_same_on_one_and_eight_devices():
     assert np.asarray(a.params['head']['b']) == np.asarray(b.params['head']['b'])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_it_bit_for_bit(tmp_path):
     """Cut at a boundary, where the refresh comes behind the checkpoint, and between two."""
     whole = run(tmp_path / 'whole', steps=7)
