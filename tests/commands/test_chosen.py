@@ -88,6 +88,7 @@ def test_a_class_of_the_users_is_loaded_only_from_the_file_named(copied, command
     assert cli.run([command, run, '--definition', file]) == 0
 
 
+@pytest.mark.slow
 def test_a_definition_that_is_not_there_is_named(own, capsys):
     assert cli.run(['export', own[1], '--definition', own[0] + 'x']) == cli.EXIT_USAGE
     assert 'no Python file' in capsys.readouterr().err

@@ -269,6 +269,7 @@ def test_evaluation_leaves_corrupt_files_out(folder, recipe, spoil):
         assert not b['image'][spoilt].any()
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_batches_are_being_made():
     """Threads that wait for Python would otherwise hold up the end of the interpreter for ever."""
     code = """

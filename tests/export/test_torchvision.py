@@ -116,7 +116,10 @@ def relative(a, b):
 
 @pytest.mark.parametrize(
     ('depth', 'size'),
-    [(18, 97), (18, 224), (50, 97), pytest.param(50, 224, marks=pytest.mark.slow)],
+    [
+        (18, 97),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((18, 224), (50, 97), (50, 224))),
+    ],
 )
 def test_transformers_computes_the_same_from_our_file(x64, tmp_path, depth, size):
     module = ResNet(depth=depth)
@@ -232,6 +235,7 @@ def without(weights, name):
     return {n: a for n, a in weights.items() if n != name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

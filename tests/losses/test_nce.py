@@ -188,6 +188,7 @@ def losses(v, bank, index, rows, tile=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('tile', [None, 8, 12])
 def test_one_and_eight_devices_agree(x64, mesh8, tile):
     v, bank = jnp.asarray(normal(24, 4)), jnp.asarray(units(50, 4, seed=1))

@@ -201,6 +201,7 @@ def temporaries(loss, n, tile, d=128):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 @every_loss
 def test_memory_of_tiles_is_linear_in_the_batch(loss):
     # Four times the examples, four times the memory; sixteen times without tiles.

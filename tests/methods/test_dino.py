@@ -201,6 +201,7 @@ def test_each_resolution_is_normalised_by_itself_and_both_are_remembered():
     np.testing.assert_array_equal(var(other['target']), var(stats['target']))
 
 
+@pytest.mark.slow
 def test_stochastic_depth_is_the_students_alone_and_each_view_has_its_own():
     encoder = ViT(width=8, depth=3, heads=2, patch=4, size=8, drop_path=0.6)
     method = dataclasses.replace(METHOD, encoder=encoder)

@@ -78,6 +78,7 @@ def test_the_first_three_stacks_of_a_resnet_101_give_1024_features():
     assert set(variables) == {'params'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('norm', ['none', 'layer', 'batch'])
 def test_only_batch_norm_lets_images_know_of_each_other(norm):
     net = PreActResNet((4, 8), (1, 1), 'cifar', norm, zero_init=False)

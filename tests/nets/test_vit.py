@@ -51,6 +51,7 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('size', 'patch', 'pixels', 'parameters'),
     [
@@ -123,6 +124,7 @@ def test_is_the_same_network_written_in_pytorch(x64):
     np.testing.assert_allclose(got['tokens'], want[:, 1:], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('module', [TINY, SINCOS], ids=['learned', 'sincos'])
 def test_all_patches_in_another_order_are_the_same_image(x64, module):
     variables, x = to_float64(fresh(module)), images().astype(jnp.float64)
@@ -296,6 +298,7 @@ def test_queries_keys_and_values_start_as_one_matrix_or_as_three(initial, bound)
     assert np.abs(init['linear1']['kernel']).max() <= (6 / (64 + 256)) ** 0.5
 
 
+@pytest.mark.slow
 def test_patches_start_as_a_convolution_of_pytorchs_or_as_xaviers_matrix():
     def start(initial):
         module = vit('Ti', 16, initial=initial)

@@ -145,6 +145,7 @@ def test_without_an_origin_the_state_is_fresh():
     assert_same(same(initial_state(opened)), same(opened.fresh()))
 
 
+@pytest.mark.slow
 def test_an_encoder_without_batch_norm_is_taken_over(tmp_path):
     encoder = vit('Ti', patch=4, width=8, depth=1, heads=2, position='sincos')
     variables = drawn(encoder)

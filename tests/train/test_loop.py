@@ -216,6 +216,7 @@ def test_images_per_second_are_of_the_steps_since_the_line_before(finished, tmp_
     assert {line['clock']['from'] for line in lines} == {0}
 
 
+@pytest.mark.slow
 def test_killed_before_the_score_is_saved_it_has_the_evaluation_once(finished, measured, tmp_path):
     (session, whole, wanted), (measure, steps) = finished, measured
     folder = RunFolder.at(str(tmp_path / 'run'))

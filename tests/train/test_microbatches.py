@@ -146,6 +146,7 @@ def test_split_is_strided_and_merge_undoes_it():
     np.testing.assert_array_equal(merge(parts), a)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_part():
     params, state, _, key, now = problem()
     image = jax.ShapeDtypeStruct((512, 2, 32, 32, 3), jnp.uint8)

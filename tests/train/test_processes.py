@@ -128,6 +128,7 @@ def compared(names, count, tmp_path):
     method_run.assert_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_device_does(tmp_path, x64):
     compared(('simclr',), 2, tmp_path)
 
