@@ -121,6 +121,7 @@ def weights(path):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(variables['params'])]), meta
 
 
+@pytest.mark.slow
 def test_best_and_a_step_are_exported_and_latest_by_default(best_first, tmp_path):
     file, run = best_first
     for checkpoint, zero in (('best', True), ('4', True), ('6', False), (None, False)):

@@ -78,6 +78,7 @@ def test_target_is_a_copy_without_predictor(method):
     assert set(state['stats']['target']) == {'encoder', 'projector'}
 
 
+@pytest.mark.slow
 def test_gradient_is_that_with_the_targets_recorded(method, x64):
     params, state = fresh(method)
     batch = images()

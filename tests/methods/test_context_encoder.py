@@ -104,6 +104,7 @@ def test_each_player_has_the_gradient_of_its_own_loss_alone(x64):
         assert float(optax.global_norm(found[name])) > 1e-3
 
 
+@pytest.mark.slow
 def test_without_the_constants_each_would_work_for_the_other(x64, monkeypatch):
     batch = batch_of()
     params, state = fresh(GAME)

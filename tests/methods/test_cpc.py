@@ -43,6 +43,7 @@ def test_predicts_down_the_columns_among_all_patches(x64):
     np.testing.assert_allclose(metrics['information'], np.log(30) - want / 2, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_without_weights_nothing_is_known_and_the_start_is_close_to_that(x64):
     z = jax.random.normal(jax.random.key(0), (4, 7, 7, 8))
     loss, (_, metrics) = objective(SMALL, jnp.zeros((2, 8, 8)), z, z)

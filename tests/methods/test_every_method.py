@@ -22,12 +22,16 @@ from ssljax.train.checkpoint import Checkpoints
 from ssljax.train.microbatches import value_and_grad
 from ssljax.train.step import make_init, make_step
 
+# In the fast tier DINO, MoCo v2 and DeepCluster stand for their kinds.
+SLOW = ('byol', 'moco_v3', 'swav')
+
+
+def marks(name, case):
+    return pytest.mark.slow if case.variant or name in SLOW else ()
+
 
 @pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.slow if case.variant else ())
-        for name, case in METHODS.items()
-    ]
+    params=[pytest.param(name, marks=marks(name, case)) for name, case in METHODS.items()]
 )
 def case(request):
     return METHODS[request.param]
@@ -219,7 +223,7 @@ def test_a_target_that_is_no_constant_would_show(name, x64, monkeypatch):
 
 
 MEANS = [
-    pytest.param(name, marks=pytest.mark.slow if case.variant else ())
+    pytest.param(name, marks=marks(name, case))
     for name, case in METHODS.items()
     if case.method.mean_over_examples
 ]

@@ -281,6 +281,7 @@ def meetings(method, branch, key=2):
     return np.abs(np.stack(moved, axis=1)).max(-1) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('groups', [2, 4])
 def test_shuffling_changes_whom_a_key_is_normalised_with(x64, groups):
     plain = MoCo(Tiny(groups), HEAD, queue=Queue(40), shuffle=False)

@@ -65,6 +65,7 @@ def wide(tree):
     return jax.tree.map(lambda a: a.astype(jnp.float64), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('module', 'count'), PARAMETERS, ids=label)
 def test_has_the_published_number_of_parameters(module, count):
     variables, _ = shapes(module, (1, 64, 64, 3))

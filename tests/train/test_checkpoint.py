@@ -61,6 +61,7 @@ def on(devices, fsdp):
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', [(8, 1), (8, 8), (1, 1)])
 @pytest.mark.parametrize('target', [(1, 1), (2, 2), (8, 4)])
 def test_a_state_lands_where_asked_on_any_number_of_devices(opened, source, target):

@@ -109,6 +109,7 @@ def test_two_hosts_with_half_of_the_rows_each_see_what_one_host_sees():
     assert seen == 3
 
 
+@pytest.mark.slow
 def test_resume_on_other_devices_goes_on_with_the_same_numbers(tmp_path, monkeypatch, capsys):
     whole, parts = (RunFolder.at(str(tmp_path / name)) for name in ('whole', 'parts'))
     experiment = dataclasses.replace(EXPERIMENT, steps=8, log_every=1)
