@@ -74,7 +74,7 @@ def copied(own, tmp_path):
     return own[0], str(tmp_path / 'copied')
 
 
-COMMANDS = (pytest.param('evaluate', marks=pytest.mark.slow), 'export', 'report', 'train')
+COMMANDS = ('evaluate', 'export', 'report', 'train')
 
 
 @pytest.mark.slow

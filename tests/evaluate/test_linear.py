@@ -221,7 +221,7 @@ def test_the_only_example_of_a_class_is_never_held_out():
     assert np.bincount(fold[fold >= 0]).tolist() == [7, 7, 7]
 
 
-def test_a_class_with_one_label_is_fitted_and_changes_nothing_for_the_others():
+def test_a_class_with_one_label_is_fitted_and_the_others_are_still_told_apart():
     rng = np.random.default_rng(0)
     lone = rng.normal(size=(1, TRAIN.features.shape[1])) + 30
     more = Features.of(np.r_[TRAIN.features, lone], np.r_[TRAIN.labels, 99])
