@@ -130,6 +130,28 @@ DISCRIMINATOR = {
     'network': lambda method: method.discriminator,
     'name': 'discriminator',
 }
+CPC_OF_16 = CPC(
+    PatchEncoder(
+        PreActResNet(widths=(32, 64, 128), blocks=(2, 2, 2), stem='cifar'),
+        patch=PATCH,
+        stride=PATCH // 2,
+    ),
+    PixelCNN(blocks=2, hidden=64),
+    steps=3,
+    group=16,
+)
+CPC_PASSES = (
+    Pass(
+        shape=(7, 7, PATCH, PATCH, CHANNELS),
+        call=lambda network, x: network.of_patches(x, train=True),
+    ),
+    Pass(
+        shape=(7, 7, 512),
+        network=lambda method: method.context,
+        name='context network',
+        to_input=True,
+    ),
+)
 CASES = {
     'supervised': Case(Supervised(RESNET, classes=CLASSES), ONE, (GRADIENT,)),
     'simclr': Case(SimCLR(RESNET, temperature=0.5), TWO, (Pass(2),)),
@@ -152,30 +174,9 @@ CASES = {
     ),
     'byol': Case(BYOL(RESNET), BYOLViews(size=SIZE), (GRADIENT, GRADIENT, FORWARD, FORWARD)),
     'deepcluster': Case(DeepCluster(RESNET, clusters=512), ONE, (GRADIENT,)),
-    'cpc': Case(
-        CPC(
-            PatchEncoder(
-                PreActResNet(widths=(32, 64, 128), blocks=(2, 2, 2), stem='cifar'),
-                patch=PATCH,
-                stride=PATCH // 2,
-            ),
-            PixelCNN(blocks=2, hidden=64),
-            steps=3,
-        ),
-        ONE,
-        (
-            Pass(
-                shape=(7, 7, PATCH, PATCH, CHANNELS),
-                call=lambda network, x: network.of_patches(x, train=True),
-            ),
-            Pass(
-                shape=(7, 7, 512),
-                network=lambda method: method.context,
-                name='context network',
-                to_input=True,
-            ),
-        ),
-    ),
+    # Candidates of 16 images, as the paper had on a GPU; below, of all.
+    'cpc': Case(CPC_OF_16, ONE, CPC_PASSES),
+    'cpc_batch': Case(dataclasses.replace(CPC_OF_16, group=None), ONE, CPC_PASSES),
     'mae': Case(
         MAE(
             ViT(width=192, depth=12, heads=3, patch=PATCH_OF_VIT),

@@ -7,12 +7,13 @@ paper's tables 3 and 4, quoted from memory and not re-checked). Not run here: it
 
 Views are 256 of 300 pixels, two in three of them without colour; patches of 64 every 32, each a
 random 60 x 60 of its pixels; predictions of the rows 2 to 5 further down, as the next row shares
-pixels. Adam, rate 2e-4, batch 512, from memory too; warmup, cosine and 200 epochs are ours, the
-paper does not say how long. The share of grey views, which keeps colour from giving neighbours
-away, is that of other tasks on patches (arXiv 1901.09005): were all of them grey, as in the paper,
-the encoder would be evaluated on colours that it has never seen. bfloat16 computation in encoder
-and context network; parameters and loss in float32. Representation: the mean over the 49 patches'
-1,024 features; the paper's linear classifier is on these.
+pixels. Adam, rate 2e-4, 32 GPUs of 16 images each, whose patches are candidates for one another
+there, from memory too; warmup, cosine and 200 epochs are ours, the paper does not say how long. The
+share of grey views, which keeps colour from giving neighbours away, is that of other tasks on
+patches (arXiv 1901.09005): were all of them grey, as in the paper, the encoder would be evaluated
+on colours that it has never seen. bfloat16 computation in encoder and context network; parameters
+and loss in float32. Representation: the mean over the 49 patches' 1,024 features; the paper's
+linear classifier is on these.
 """
 
 from ssljax.experiment import Data, Evaluation, Experiment
@@ -42,7 +43,7 @@ def config() -> Experiment:
             steps=4,
             first_step=2,
             subcrop=4,
-            tile=4096,
+            group=16,
         ),
         recipe=SimCLRViews(
             size=256,

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ssljax.losses.arguments import at_least_float32, check
 from ssljax.losses.contrastive import unit
-from ssljax.losses.tiling import by_rows, log_sum_exp
+from ssljax.losses.tiling import by_rows, log_sum_exp, matmul
 
 
 def instance_softmax(
@@ -64,8 +64,12 @@ def similarities(
         bank: taken as it lies (unit vectors).
         rows: in [0, m).
         temperature: positive.
-        tile: examples whose rows are held at a time, k x d numbers each, forward and backward. None
-            holds those of all.
+        tile: examples that are worked on at a time, forward and backward; min(k d, m) numbers are
+            held for each. None takes all at once.
+
+    Where a bank has fewer rows than the k d numbers of an example's choice, its similarities to all
+    of them are computed and those asked for are picked: less memory to go through, and on an
+    accelerator products of matrices cost next to nothing.
 
     Returns:
         The similarities, in at least float32.
@@ -78,12 +82,14 @@ def similarities(
 
     def of_examples(block, bank):
         x, rows = block
+        if len(bank) < rows.shape[1] * x.shape[1]:
+            return jax.vmap(lambda every, rows: every[rows])(matmul(x, bank.T), rows)
         return jnp.einsum('nd,nkd->nk', x, bank[rows], precision=jax.lax.Precision.HIGHEST)
 
     block = (unit(v) / temperature, rows)
     if tile is None:
         return of_examples(block, bank)
-    # Without the checkpoint the rows of every block would wait for the backward pass.
+    # Without the checkpoint what a block holds would wait for the backward pass.
     return by_rows(jax.checkpoint(of_examples), block, bank, tile)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssljax.losses.arguments import at_least_float32, check_tile
-from ssljax.losses.tiling import log_sum_exp
+from ssljax.losses.tiling import Apart, by_rows, log_sum_exp
 
 
 def log_bilinear(
@@ -16,6 +16,7 @@ def log_bilinear(
     weights: Float[Array, 'k d c'],
     *,
     first_step: int = 1,
+    group: int | None = None,
     tile: int | None = None,
 ) -> Float[Array, '']:
     """CPC's InfoNCE with f_k(z, c) = exp(z^T W_k c), summed over the steps k.
@@ -33,17 +34,21 @@ def log_bilinear(
         targets: what is predicted, at every position.
         weights: one matrix per step.
         first_step: how far ahead the first of the weights predicts, at least 1.
-        tile: rows of the matrix of scores, [sum_k n (t - k), n t], to hold at a time: the same loss
-            and gradient to rounding, computed once more in the backward pass. None holds the
-            matrix. On a sharded batch trace under `jax.set_mesh`: each device then holds its share
-            of the rows.
+        group: sequences whose targets are candidates for each other, the first `group` of them, the
+            next, and so on, a divisor of n: the mean of the groups' losses, at group / n of the
+            work. None: all are candidates for all, as above.
+        tile: rows of the matrix of scores, [sum_k n (t - k), n t], to hold at a time (of smaller
+            ones those of at least one group): the same loss and gradient to rounding, computed once
+            more in the backward pass. None holds the matrix. On a sharded batch trace under
+            `jax.set_mesh`: each device then holds its share of the rows.
 
     Returns:
-        The loss, a non-negative scalar of at least float32; k ln(n t) where all scores are equal.
+        The loss, a non-negative scalar of at least float32; k ln(n t) where all scores are equal,
+        or k ln(group t).
 
     Raises:
-        ValueError: if there are no weights, the last step reaches beyond the sequence, or
-            first_step or tile are not positive.
+        ValueError: if there are no weights, the last step reaches beyond the sequence, group does
+            not divide n, or first_step, group or tile are not positive.
 
     Reference:
         van den Oord, Li, Vinyals (2018), arXiv:1807.03748, equations 3 and 4.
@@ -56,6 +61,12 @@ def log_bilinear(
             f'{t} positions; use at least one step, all of them from 1 to {t - 1}'
         )
     check_tile(tile)
+    group = n if group is None else group
+    if group < 1 or n % group:
+        raise ValueError(
+            f'groups of {group} sequences cannot be made of {n}; use a divisor of {n}, or None for '
+            'one group of all'
+        )
     c, z, w = at_least_float32(context, targets, weights)
     # The steps side by side along the positions, which no device shares with another: the batch's
     # targets are then gathered once for all steps.
@@ -65,9 +76,28 @@ def log_bilinear(
     scores = jnp.sum(predicted * along(z[:, k:] for k in steps), axis=2)
     # The own target is left out of the sum, so that in log(1 + sum / own) nothing cancels once
     # targets are told apart well.
-    place = jnp.arange(n * t).reshape(n, t)
+    place = jnp.arange(group * t).reshape(group, t)
     apart = (along(place[:, k:] for k in steps).reshape(-1), place.reshape(-1))
-    rows, columns = (a.reshape(-1, z.shape[2]) for a in (predicted, z))
-    others = log_sum_exp(rows, columns, apart, tile).reshape(scores.shape)
+    rows, columns = (a.reshape(n // group, -1, z.shape[2]) for a in (predicted, z))
+    if group == n:
+        others = log_sum_exp(rows[0], columns[0], apart, tile)
+    else:
+        others = _of_groups(rows, columns, apart, tile)
+    others = others.reshape(scores.shape)
     weight = along(jnp.full((1, t - k), 1 / (n * (t - k)), z.dtype) for k in steps)
     return jnp.sum(weight * jax.nn.softplus(others - scores))
+
+
+def _of_groups(
+    rows: Float[Array, 'g r d'], columns: Float[Array, 'g m d'], apart: Apart, tile: int | None
+) -> Float[Array, 'g r']:
+    """`log_sum_exp` of every group for itself, as many groups at a time as `tile` rows hold."""
+
+    def of_block(block, apart):
+        return jax.vmap(lambda x, y: log_sum_exp(x, y, apart, None))(*block)
+
+    if tile is None:
+        return of_block((rows, columns), apart)
+    # Without the checkpoint the logits of every block would wait for the backward pass.
+    groups = max(1, tile // rows.shape[1])
+    return by_rows(jax.checkpoint(of_block), (rows, columns), apart, groups)

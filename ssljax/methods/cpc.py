@@ -12,6 +12,7 @@ evaluated in colour.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,9 @@ class CPC(Method):
             with the next row, which is found by comparing edges: 2 skips it.
         subcrop: pixels by which every patch is cut down at random and then padded with zeros on
             both sides. Paper: 4, 60 x 60 of 64 x 64 pixels (from memory, not re-checked).
+        group: images whose patches are candidates for each other, a divisor of the batch; None: all
+            of the batch. Paper: 16, the batch of each of its 32 GPUs (from memory, not re-checked);
+            here they are groups of the whole batch, whatever the number of devices.
         tile: rows of the matrix of scores held at a time; None holds all of it.
     """
 
@@ -51,6 +55,7 @@ class CPC(Method):
     steps: int = 4
     first_step: int = 2
     subcrop: int = 4
+    group: int | None = None
     tile: int | None = None
 
     def check(self, data: Signature, run: Run) -> None:
@@ -73,6 +78,11 @@ class CPC(Method):
         if not 0 <= self.subcrop < patch:
             raise ValueError(
                 f'subcrop takes {self.subcrop} of {patch} pixels; use 0 to {patch - 1}'
+            )
+        if self.group is not None and (self.group < 1 or run.batch % self.group):
+            raise ValueError(
+                f'groups of {self.group} images cannot be made of a batch of {run.batch}; use a '
+                'divisor of it, or None for one group of all'
             )
 
     def init(self, key: PRNGKeyArray, batch: Batch, run: Run) -> tuple[Tree, Tree]:
@@ -105,13 +115,20 @@ class CPC(Method):
         return {'z': z, 'c': c}, stats
 
     def objective(self, params: Tree, outputs: Tree, state: Tree, now: Now):
-        """Equation 4 down every column, each a sequence of rows; all patches are candidates."""
+        """Equation 4 down every column, each a sequence of rows; all of a group are candidates."""
+        n, i, j, _ = outputs['z'].shape
         z, c = (rearrange(outputs[name], 'n i j d -> (n j) i d') for name in ('z', 'c'))
+        group = n if self.group is None else self.group
         loss = prediction.log_bilinear(
-            c, z, params['weights'], first_step=self.first_step, tile=self.tile
+            c,
+            z,
+            params['weights'],
+            first_step=self.first_step,
+            group=group * j,
+            tile=self.tile,
         )
         # The mutual information of context and target is at least this (section 2.3).
-        information = jnp.log(z.shape[0] * z.shape[1]) - loss / self.steps
+        information = jnp.log(group * i * j) - loss / self.steps
         return loss, (state, {'information': information})
 
     def patches(self, image: Float[Array, 'n h w c']) -> Float[Array, 'n i j p p c']:
@@ -124,6 +141,16 @@ class CPC(Method):
             'params': params['encoder'],
             'batch_stats': state['stats']['encoder'],
         }
+
+    def smoke(self) -> 'CPC':
+        """The same method with small networks and groups that a small batch has."""
+        small = lambda net: net.smoke() if hasattr(net, 'smoke') else net
+        return dataclasses.replace(
+            self,
+            encoder=small(self.encoder),
+            context=small(self.context),
+            group=None if self.group is None else math.gcd(self.group, 16),
+        )
 
 
 def moved(

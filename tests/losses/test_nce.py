@@ -90,15 +90,17 @@ def test_gradient_of_instance_softmax_is_the_slope(v, bank):
 # Estimates of it
 
 
-def test_similarities_are_products_with_the_rows_asked_for(v, bank):
-    want = np.einsum('nd,nkd->nk', units(5, 4), np.asarray(bank)[ROWS]) / 0.3
+@pytest.mark.parametrize('k', [2, 6])  # The bank's 11 rows are more than 2 x 4 numbers.
+def test_similarities_are_products_with_the_rows_asked_for(v, bank, k):
+    asked = ROWS[:, :k]
+    want = np.einsum('nd,nkd->nk', units(5, 4), np.asarray(bank)[asked]) / 0.3
 
     def squares(v, bank, tile):
-        return jnp.sum(similarities(v, bank, ROWS, temperature=0.3, tile=tile) ** 2)
+        return jnp.sum(similarities(v, bank, asked, temperature=0.3, tile=tile) ** 2)
 
     wanted = jax.grad(squares, argnums=(0, 1))(v, bank, None)
     for tile in (None, 1, 2, 3, 100):
-        s = similarities(v, bank, ROWS, temperature=0.3, tile=tile)
+        s = similarities(v, bank, asked, temperature=0.3, tile=tile)
         np.testing.assert_allclose(s, want, rtol=1e-12, atol=1e-15)
         found = jax.grad(squares, argnums=(0, 1))(v, bank, tile)
         chex.assert_trees_all_close(found, wanted, rtol=1e-12, atol=1e-12)
@@ -189,11 +191,12 @@ def losses(v, bank, index, rows, tile=None):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('k', [6, 14])  # The bank's 50 rows are more than 6 x 4 numbers.
 @pytest.mark.parametrize('tile', [None, 8, 12])
-def test_one_and_eight_devices_agree(x64, mesh8, tile):
+def test_one_and_eight_devices_agree(x64, mesh8, tile, k):
     v, bank = jnp.asarray(normal(24, 4)), jnp.asarray(units(50, 4, seed=1))
     rng = np.random.default_rng(3)
-    index, rows = jnp.asarray(rng.permutation(50)[:24]), jnp.asarray(rng.integers(0, 50, (24, 6)))
+    index, rows = jnp.asarray(rng.permutation(50)[:24]), jnp.asarray(rng.integers(0, 50, (24, k)))
     both = jax.value_and_grad(functools.partial(losses, tile=tile), argnums=(0, 1))
     split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
     with jax.set_mesh(mesh8):
@@ -221,9 +224,10 @@ def test_bfloat16_is_computed_in_float32():
     assert similarities(v, v, ROWS % 5, temperature=0.3).dtype == jnp.float32
 
 
-def test_rows_of_tiles_are_not_held_for_the_backward_pass():
+@pytest.mark.parametrize('m', [8000, 20_000])  # A choice of 256 x 32 numbers is between them.
+def test_a_block_of_tiles_is_not_held_for_the_backward_pass(m):
     def size(tile):
-        v, bank = (jax.ShapeDtypeStruct((rows, 32), jnp.float32) for rows in (128, 1000))
+        v, bank = (jax.ShapeDtypeStruct((rows, 32), jnp.float32) for rows in (128, m))
         rows = jax.ShapeDtypeStruct((128, 256), jnp.int32)
         f = lambda v, bank, rows: jnp.sum(
             similarities(v, bank, rows, temperature=0.3, tile=tile) ** 2
@@ -232,6 +236,19 @@ def test_rows_of_tiles_are_not_held_for_the_backward_pass():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert size(8) < size(None) / 4
+
+
+def test_no_more_is_held_than_the_rows_or_the_matrix():
+    def size(m):
+        v, bank = (jax.ShapeDtypeStruct((rows, 64), jnp.float32) for rows in (32, m))
+        rows = jax.ShapeDtypeStruct((32, 512), jnp.int32)
+        f = lambda v, bank, rows: jnp.sum(similarities(v, bank, rows, temperature=0.3) ** 2)
+        compiled = jax.jit(jax.value_and_grad(f)).lower(v, bank, rows).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    rows = 32 * 512 * 64 * 4
+    assert size(1000) < rows / 4
+    assert size(100_000) < 3 * rows
 
 
 def test_bad_input_is_refused_with_advice(v, bank):

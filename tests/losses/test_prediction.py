@@ -22,10 +22,10 @@ def arrays(n=3, t=5, c=2, d=4, steps=2, dtype=np.float64):
     return [normal(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes)]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def both(arrays, first_step, tile):
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def both(arrays, first_step, tile, group=None):
     """The loss and its gradients to context, targets and weights."""
-    loss = lambda a: log_bilinear(*a, first_step=first_step, tile=tile)
+    loss = lambda a: log_bilinear(*a, first_step=first_step, group=group, tile=tile)
     return jax.value_and_grad(loss)(arrays)
 
 
@@ -44,6 +44,23 @@ def test_is_its_float64_twin(x64, first_step, steps, tile):
 def test_any_tile_is_the_dense_loss(x64, tile):
     a = arrays(n=7, t=6, steps=3)
     chex.assert_trees_all_close(both(a, 2, tile), both(a, 2, None), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('tile', [None, 4, 20, 100])
+@pytest.mark.parametrize('group', [1, 2, 3, 6])
+def test_groups_are_losses_of_their_own(x64, group, tile):
+    context, targets, weights = arrays(n=6, steps=2)
+
+    def twin(context, targets, weights):
+        parts = [a.reshape(6 // group, group, *a.shape[1:]) for a in (context, targets)]
+        every = zip(*parts, strict=True)
+        return np.mean([reference.log_bilinear(c, z, weights, 2) for c, z in every])
+
+    loss, slopes = both([context, targets, weights], 2, tile, group)
+    np.testing.assert_allclose(loss, twin(context, targets, weights), rtol=1e-12)
+    for at in range(3):
+        want = reference.gradient(twin, [context, targets, weights], at)
+        np.testing.assert_allclose(slopes[at], want, atol=1e-7)
 
 
 @pytest.mark.parametrize('tile', [None, 8])
@@ -107,14 +124,16 @@ def test_what_lies_in_the_first_steps_is_a_candidate_and_the_last_contexts_are_u
     assert np.all(np.asarray(of_targets) != 0)
 
 
+@pytest.mark.parametrize('group', [None, 3, 12])
 @pytest.mark.parametrize('tile', [None, 16, 20])
-def test_one_and_eight_devices_agree(x64, mesh8, tile):
+def test_one_and_eight_devices_agree(x64, mesh8, tile, group):
     a = list(map(jnp.asarray, arrays(n=24, t=5, steps=2)))
     split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
-    function = lambda *a: both(a, 2, tile)
+    function = lambda *a: both(a, 2, tile, group)
     with jax.set_mesh(mesh8):
         eight = jax.jit(function, in_shardings=(split, split, whole))(*a)
-    chex.assert_trees_all_close(eight, both(tuple(a), 2, tile), rtol=1e-10, atol=1e-10)
+    one = both(tuple(a), 2, tile, group)
+    chex.assert_trees_all_close(eight, one, rtol=1e-10, atol=1e-10)
 
 
 def test_memory_of_tiles_is_less_than_that_of_the_matrix():
@@ -124,6 +143,19 @@ def test_memory_of_tiles_is_less_than_that_of_the_matrix():
         return both.lower(a, 1, tile).compile().memory_analysis().temp_size_in_bytes
 
     assert size(32) < size(None) / 4
+
+
+def test_groups_of_a_device_need_nothing_of_the_others(mesh8):
+    shapes = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in arrays(n=32)]
+
+    def text(group):
+        split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
+        f = jax.jit(lambda *a: both(a, 1, None, group), in_shardings=(split, split, whole))
+        with jax.set_mesh(mesh8):
+            return f.lower(*shapes).compile().as_text()
+
+    assert 'all-gather' in text(None)
+    assert not any(name in text(4) for name in ('all-gather', 'all-to-all', 'collective-permute'))
 
 
 def test_float32_gradient_is_the_float64_gradient():
@@ -152,5 +184,8 @@ def test_bad_input_is_refused_with_advice():
             log_bilinear(*a, first_step=first_step)
     with pytest.raises(ValueError, match='0 step'):
         log_bilinear(*a[:2], a[2][:0])
+    for group in (0, 2, 6):
+        with pytest.raises(ValueError, match=f'groups of {group} sequences cannot be made of 3'):
+            log_bilinear(*a, group=group)
     with pytest.raises(ValueError, match='tile is 0 rows, expected at least 1'):
         log_bilinear(*a, tile=0)

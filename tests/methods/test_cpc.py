@@ -43,6 +43,17 @@ def test_predicts_down_the_columns_among_all_patches(x64):
     np.testing.assert_allclose(metrics['information'], np.log(30) - want / 2, rtol=1e-10)
 
 
+def test_images_of_a_group_are_candidates_for_each_other(x64):
+    rng = np.random.default_rng(0)
+    z, c = (jnp.asarray(rng.normal(size=(6, 5, 3, d))) for d in (4, 2))
+    weights = jnp.asarray(rng.normal(size=(2, 4, 2)))
+    loss, (_, metrics) = objective(dataclasses.replace(SMALL, group=2), weights, z, c)
+    alone = [objective(SMALL, weights, z[at : at + 2], c[at : at + 2]) for at in (0, 2, 4)]
+    np.testing.assert_allclose(loss, np.mean([loss for loss, _ in alone]), rtol=1e-12)
+    information = np.mean([metrics['information'] for _, (_, metrics) in alone])
+    np.testing.assert_allclose(metrics['information'], information, rtol=1e-10)
+
+
 @pytest.mark.slow
 def test_without_weights_nothing_is_known_and_the_start_is_close_to_that(x64):
     z = jax.random.normal(jax.random.key(0), (4, 7, 7, 8))
@@ -117,6 +128,7 @@ def test_the_product_is_the_mean_over_the_grid():
         (256, {'first_step': 0}, 'steps 0 to 3 do not fit'),
         (256, {'steps': 6}, 'steps 2 to 7 do not fit into a grid of 7 rows'),
         (256, {'subcrop': 64}, 'subcrop takes 64 of 64 pixels; use 0 to 63'),
+        (256, {'group': 3}, 'groups of 3 images cannot be made of a batch of 8; use a divisor'),
     ],
 )
 def test_what_does_not_fit_is_refused(size, change, message):
