@@ -3,7 +3,9 @@
 Every example is a class of its own, whose weight vector is its row of the bank: P(i|v) is
 exp(M_i . v / temperature) / Z, the sum Z running over all rows. `instance_softmax` computes it; as
 there are as many classes as examples, `nce` and `sampled_softmax` estimate it from a few rows drawn
-at random, of which `similarities` gives M . v / temperature. Computed in at least float32.
+at random, of which `similarities` gives M . v / temperature. Where the whole bank is less to go
+through than the rows drawn for a batch, `similarities_to_all` and `counts`, how often each row was
+drawn, come to the same. Computed in at least float32.
 """
 
 import jax
@@ -64,12 +66,8 @@ def similarities(
         bank: taken as it lies (unit vectors).
         rows: in [0, m).
         temperature: positive.
-        tile: examples that are worked on at a time, forward and backward; min(k d, m) numbers are
-            held for each. None takes all at once.
-
-    Where a bank has fewer rows than the k d numbers of an example's choice, its similarities to all
-    of them are computed and those asked for are picked: less memory to go through, and on an
-    accelerator products of matrices cost next to nothing.
+        tile: examples whose rows are held at a time, k x d numbers each, forward and backward. None
+            holds those of all.
 
     Returns:
         The similarities, in at least float32.
@@ -82,19 +80,40 @@ def similarities(
 
     def of_examples(block, bank):
         x, rows = block
-        if len(bank) < rows.shape[1] * x.shape[1]:
-            return jax.vmap(lambda every, rows: every[rows])(matmul(x, bank.T), rows)
         return jnp.einsum('nd,nkd->nk', x, bank[rows], precision=jax.lax.Precision.HIGHEST)
 
     block = (unit(v) / temperature, rows)
     if tile is None:
         return of_examples(block, bank)
-    # Without the checkpoint what a block holds would wait for the backward pass.
+    # Without the checkpoint the rows of every block would wait for the backward pass.
     return by_rows(jax.checkpoint(of_examples), block, bank, tile)
 
 
+def similarities_to_all(
+    v: Float[Array, 'n d'], bank: Float[Array, 'm d'], *, temperature: float | Float[Array, '']
+) -> Float[Array, 'n m']:
+    """s_ij = bank_j . v_i / (|v_i| temperature), arguments and errors as of `similarities`."""
+    check(temperature, None)
+    v, bank = at_least_float32(v, bank)
+    return matmul(unit(v) / temperature, bank.T)
+
+
+def counts(rows: Int[Array, 'n k'], m: int) -> Float[Array, 'n m']:
+    """How often each of m rows is among those of each example.
+
+    For `times` of the losses: a sum over all rows, weighted by it, is the sum over the rows drawn.
+    Unlike a choice of similarities its gradient adds up nothing by index, which accelerators do in
+    any order; the counts are whole numbers, to which the order does not matter.
+    """
+    count = lambda rows: jnp.zeros(m, jnp.int32).at[rows].add(1)
+    return jax.vmap(count)(rows).astype(jnp.float32)
+
+
 def log_partition(
-    positive: Float[Array, 'n'], noise: Float[Array, 'n k'], rows: int
+    positive: Float[Array, 'n'],
+    noise: Float[Array, 'n k'],
+    rows: int,
+    times: Float[Array, 'n k'] | None = None,
 ) -> Float[Array, '']:
     """The logarithm of Z, estimated as rows x the mean of exp(s) over all that is given.
 
@@ -102,13 +121,16 @@ def log_partition(
         positive: similarity of each example to its own row.
         noise: similarities to rows drawn uniformly from the bank.
         rows: of the bank.
+        times: how often each of `noise` was drawn, see `counts`; None: once.
 
     Reference:
         Wu, Xiong, Yu, Lin (2018), arXiv:1805.01978, equation 7; the authors' code averages over
         positives and noise of the first batch, and keeps the constant from there on.
     """
+    times = jnp.ones_like(noise) if times is None else times
     every = jnp.concatenate([positive[:, None], noise], axis=1)
-    return jax.nn.logsumexp(every) + jnp.log(rows / every.size)
+    weight = jnp.concatenate([jnp.ones_like(positive)[:, None], times.astype(noise.dtype)], axis=1)
+    return jax.nn.logsumexp(every, b=weight) + jnp.log(rows) - jnp.log(jnp.sum(weight))
 
 
 def nce(
@@ -117,6 +139,7 @@ def nce(
     log_z: Float[Array, ''] | float,
     *,
     rows: int,
+    times: Float[Array, 'n k'] | None = None,
 ) -> Float[Array, '']:
     """Noise-contrastive estimation: is this row the example's own, or one of k noise rows?
 
@@ -130,6 +153,7 @@ def nce(
         noise: likewise, to k rows drawn uniformly, with replacement, from all rows.
         log_z: the logarithm of Z, a constant, see `log_partition`.
         rows: of the bank, as many as there are examples.
+        times: how often each of `noise` was drawn, see `counts`; None: once.
 
     Returns:
         The loss; ln(k + 1) + k ln(1 + 1 / k) where every P is 1 / rows.
@@ -138,13 +162,18 @@ def nce(
         Wu, Xiong, Yu, Lin (2018), arXiv:1805.01978, equations 4 to 6; Gutmann, Hyvarinen (2010).
     """
     # log P - log(k P_n) is the logit of h: nothing is divided, so no epsilon is needed.
-    bias = log_z + jnp.log(noise.shape[1] / rows)
+    times = jnp.ones_like(noise) if times is None else times.astype(noise.dtype)
+    bias = log_z + jnp.log(jnp.sum(times, axis=1) / rows)
     own = jax.nn.softplus(bias - positive)
-    others = jnp.sum(jax.nn.softplus(noise - bias), axis=1)
+    others = jnp.sum(times * jax.nn.softplus(noise - bias[:, None]), axis=1)
     return jnp.mean(own + others)
 
 
-def sampled_softmax(positive: Float[Array, 'n'], noise: Float[Array, 'n k']) -> Float[Array, '']:
+def sampled_softmax(
+    positive: Float[Array, 'n'],
+    noise: Float[Array, 'n k'],
+    times: Float[Array, 'n k'] | None = None,
+) -> Float[Array, '']:
     """Cross-entropy of each example's own row among itself and k noise rows.
 
     With all other rows of the bank for noise it is the full softmax.
@@ -152,8 +181,10 @@ def sampled_softmax(positive: Float[Array, 'n'], noise: Float[Array, 'n k']) -> 
     Args:
         positive: similarity of each example to its own row, divided by the temperature.
         noise: likewise, to k rows drawn from all rows.
+        times: how often each of `noise` was drawn, see `counts`; None: once.
 
     Returns:
         The loss, a non-negative scalar; ln(k + 1) where all similarities are equal.
     """
-    return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(noise, axis=1) - positive))
+    times = None if times is None else times.astype(noise.dtype)
+    return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(noise, axis=1, b=times) - positive))

@@ -9,6 +9,7 @@ contrast=0.4, saturation=0.4, hue=0.4, jitter=1.0, blur=0.0`; CIFAR-10: the same
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -45,8 +46,9 @@ class NPID(Method):
             (CMC's authors found it better: 57.1 against 56.5 with 4,096 rows).
         proximal: weight of |v - M|^2, M being the image's own row before the step. Paper: section
             3.3; 0 in the authors' code.
-        tile: images whose rows, or rows of the bank's matrix of similarities, are held at a time;
-            None holds all.
+        tile: images whose rows, or rows of the bank's matrix of similarities, are held at a time.
+            None holds all: the matrix too where a bank has fewer rows than the rows drawn for an
+            image have numbers, which is the same loss.
     """
 
     encoder: nn.Module = dataclasses.field(default_factory=ResNet)
@@ -128,15 +130,20 @@ class NPID(Method):
         z: Tree,
     ) -> tuple[Float[Array, ''], Tree]:
         """The loss from noise rows, and Z as it is known from now on."""
-        rows = jnp.concatenate([index[:, None], noise], axis=1)
-        s = nce.similarities(v, bank, rows, temperature=self.temperature, tile=self.tile)
-        positive, noise = s[:, 0], s[:, 1:]
+        of_rows = functools.partial(nce.similarities, v, bank, temperature=self.temperature)
+        positive, times = of_rows(index[:, None])[:, 0], None
+        if self.tile is None and len(bank) < noise.shape[1] * v.shape[1]:
+            # Less to go through than the numbers of the rows that one example has drawn.
+            times = nce.counts(noise, len(bank))
+            noise = nce.similarities_to_all(v, bank, temperature=self.temperature)
+        else:
+            noise = of_rows(noise, tile=self.tile)
         if self.estimate == 'softmax':
-            return nce.sampled_softmax(positive, noise), z
-        estimate = nce.log_partition(positive, noise, len(bank))
+            return nce.sampled_softmax(positive, noise, times), z
+        estimate = nce.log_partition(positive, noise, len(bank), times)
         log_z = jax.lax.stop_gradient(jnp.where(z['known'], z['log'], estimate))
         known = {'log': log_z.astype(z['log'].dtype), 'known': jnp.ones_like(z['known'])}
-        return nce.nce(positive, noise, log_z, rows=len(bank)), known
+        return nce.nce(positive, noise, log_z, rows=len(bank), times=times), known
 
     def product(self, params: Tree, state: Tree) -> tuple[nn.Module, Tree]:
         """f, at its running statistics."""

@@ -169,8 +169,14 @@ METHODS = {
         moves=rises_and_falls,
     ),
     'npid_nce': Case(
+        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=30),
+        CropFlip(size=SIZE),
+    ),
+    # 20 x 8 numbers an image are no more than the bank has rows.
+    'npid_rows': Case(
         NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=20, tile=8),
         CropFlip(size=SIZE),
+        variant=True,
     ),
     'npid_softmax': Case(
         NPID(

@@ -49,8 +49,9 @@ def scores(outputs, state, temperature):
     return own, noise
 
 
-def test_z_is_set_by_the_first_batch_and_then_kept(x64):
-    outputs, state = made()
+@pytest.mark.parametrize('k', [5, 8])  # The bank's 40 rows are more than 5 x 6 numbers.
+def test_z_is_set_by_the_first_batch_and_then_kept(x64, k):
+    outputs, state = made(k=k)
     own, noise = scores(outputs, state, 0.5)
     z = RUN.examples * np.mean(np.exp(np.concatenate([own[:, None], noise], axis=1)))
     loss, (after, _) = objective(SMALL, outputs, state)
@@ -75,11 +76,12 @@ def test_without_negatives_it_is_the_softmax_over_the_bank(x64):
         assert not after['z']['known']
 
 
-def test_cross_entropy_takes_the_rows_of_the_noise(x64):
-    outputs, state = made()
+@pytest.mark.parametrize(('k', 'tile'), [(5, None), (5, 3), (8, None), (8, 3)])
+def test_cross_entropy_takes_the_rows_of_the_noise(x64, k, tile):
+    outputs, state = made(k=k)
     own, noise = scores(outputs, state, 0.5)
     want = np.mean(np.log(np.exp(own) + np.exp(noise).sum(1)) - own)
-    method = dataclasses.replace(SMALL, estimate='softmax', tile=3)
+    method = dataclasses.replace(SMALL, estimate='softmax', tile=tile)
     np.testing.assert_allclose(objective(method, outputs, state)[0], want, rtol=1e-12)
 
 
