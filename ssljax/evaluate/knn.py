@@ -22,6 +22,7 @@ CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200)
 
 _QUERY_TILE = 512
 _BANK_TILE = 8192
+_CLASS_TILE = 64
 
 
 def unit(x: Float[Array, 'n d']) -> Float[Array, 'n d']:
@@ -121,8 +122,16 @@ def vote(
     Relative to the nearest neighbour's weight, which keeps small temperatures from overflowing.
     """
     weight = jnp.exp((similarity - similarity[:, :1]) / temperature)
-    hit = neighbour[:, :, None] == jnp.arange(classes)
-    return jnp.sum(jnp.where(hit, weight[:, :, None], 0), axis=1)
+
+    def votes(some: Int[Array, 'b']) -> Float[Array, 'm b']:
+        hit = neighbour[:, :, None] == some
+        return jnp.sum(jnp.where(hit, weight[:, :, None], 0), axis=1)
+
+    if classes <= _CLASS_TILE:
+        return votes(jnp.arange(classes))
+    # m x k numbers for each class at a time: of ImageNet's 21,841 classes all would be 9 GB.
+    every = jax.lax.map(votes, tiles(jnp.arange(classes), _CLASS_TILE))
+    return jnp.moveaxis(every, 0, 1).reshape(len(similarity), -1)[:, :classes]
 
 
 @functools.partial(jax.jit, static_argnames=('ks', 'classes', 'temperature'))

@@ -1,5 +1,7 @@
 """Weighted kNN against its definition, scikit-learn and facts that hold for any features."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,26 @@ def test_votes_are_the_weights_up_to_a_factor_per_query():
         expected / expected.sum(axis=1, keepdims=True),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize('classes', [64, 65, 150])
+def test_votes_of_many_classes_are_those_of_few(classes):
+    similarity, position = nearest(QUERY.features, BANK.features, k=20)
+    labels = 9 * jnp.asarray(BANK.labels)[position]  # 0 to 54, as BANK has 7 classes
+    votes = vote(similarity, labels, classes=classes, temperature=0.07)
+    few = vote(similarity, labels, classes=55, temperature=0.07)
+    np.testing.assert_array_equal(votes[:, :55], few)
+    np.testing.assert_array_equal(votes[:, 55:], 0)
+
+
+def test_memory_of_votes_grows_by_what_is_scored():
+    def size(classes):
+        shape = lambda dtype: jax.ShapeDtypeStruct((256, 100), dtype)
+        votes = functools.partial(vote, classes=classes, temperature=0.07)
+        compiled = jax.jit(votes).lower(shape(jnp.float32), shape(jnp.int32)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert size(10_000) - size(100) < 3 * 4 * 256 * 10_000
 
 
 def test_against_scikit_learn():
