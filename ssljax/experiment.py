@@ -228,12 +228,17 @@ FREE_ON_RESUME = (
 
 
 def shrink(value):
-    """`value` with every dataclass inside it that has a method `smoke` replaced by its result."""
+    """`value` with every part of it that has a method `smoke` replaced by its result.
+
+    A method's parts shrink first: its own `smoke`, if it has one, is for its numbers.
+    """
     changes = {}
     for field in dataclasses.fields(value):
         part = getattr(value, field.name, None)
+        if isinstance(part, Method):
+            part = changes[field.name] = shrink(part)
         if field.init and hasattr(part, 'smoke'):
             changes[field.name] = part.smoke()
-        elif isinstance(part, Method | Optimizer):
+        elif isinstance(part, Optimizer):
             changes[field.name] = shrink(part)
     return dataclasses.replace(value, **changes)

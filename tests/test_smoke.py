@@ -9,8 +9,11 @@ import pytest
 from ssljax.commands.train import load
 from ssljax.core import Signature
 from ssljax.data import made
+from ssljax.methods.cpc import CPC
 from ssljax.methods.supervised import Supervised
 from ssljax.nets.heads import ProjectionHead
+from ssljax.nets.patch_encoder import PatchEncoder
+from ssljax.nets.pixelcnn import PixelCNN
 from ssljax.nets.resnet import ResNet
 from ssljax.nets.small import SmallResNet
 from ssljax.train.session import Session
@@ -58,6 +61,18 @@ def test_recipes_keep_their_other_fields():
 
 
 def test_supervised_training_gets_the_classes_of_the_made_images():
-    small = Supervised(ResNet(depth=50), classes=1000, label_smoothing=0.1).smoke()
+    small = shrunk(Supervised(ResNet(depth=50), classes=1000, label_smoothing=0.1))
     assert small == Supervised(ResNet(depth=10), classes=len(made.CLASSES), label_smoothing=0.1)
-    assert Supervised(SmallResNet(), classes=10).smoke().encoder == SmallResNet()
+    assert shrunk(Supervised(SmallResNet(), classes=10)).encoder == SmallResNet()
+
+
+@pytest.mark.parametrize(('group', 'left'), [(None, None), (16, 16), (24, 8), (7, 1)])
+def test_groups_shrink_to_some_that_the_small_batch_has(group, left):
+    small = shrunk(CPC(PatchEncoder(ResNet(depth=50)), PixelCNN(5, 256), group=group))
+    assert small == CPC(PatchEncoder(ResNet(depth=50)).smoke(), PixelCNN(1, 16), group=left)
+
+
+def shrunk(method):
+    """The method of an experiment's smoke."""
+    whole = load(str(FILES[0].parent / 'simclr_imagenet_r50.py'))
+    return dataclasses.replace(whole, method=method).smoke().method
