@@ -14,31 +14,33 @@ it. Needs torch.
 
 import argparse
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import traverse_util
 from provenance import header
 from torch import nn
 from torch.nn import functional
+from torch_resnet import TorchResNet
 
 from ssljax.commands.train import load
 from ssljax.core import with_keys
-from ssljax.data.graph import tensorflow
-from ssljax.data.picture import Picture
-from ssljax.data.pipeline import batches
+from ssljax.data.pipeline import batches, in_order
 from ssljax.data.registry import open_source
-from ssljax.nets.resnet import LAYOUTS
+from ssljax.evaluate.embed import jitted
+from ssljax.evaluate.features import extract
+from ssljax.evaluate.knn import knn
 from ssljax.train.session import Session
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEVICE = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
 MOMENTUM, EPSILON = 0.1, 1e-5
+K, TEMPERATURE = 200, 0.1
 
 
 class GroupedNorm(nn.Module):
@@ -70,62 +72,25 @@ class GroupedNorm(nn.Module):
         return torch.cat(parts)
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
-
-    def __init__(self, c, d, stride, groups):
-        super().__init__()
-        self.conv1 = nn.Conv2d(c, d, 3, stride, 1, bias=False)
-        self.norm1 = GroupedNorm(d, groups)
-        self.conv2 = nn.Conv2d(d, d, 3, 1, 1, bias=False)
-        self.norm2 = GroupedNorm(d, groups)
-        if stride != 1 or c != d:
-            self.shortcut_conv = nn.Conv2d(c, d, 1, stride, bias=False)
-            self.shortcut_norm = GroupedNorm(d, groups)
-
-    def forward(self, x):
-        """The maps behind the block."""
-        y = self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x)))))
-        if hasattr(self, 'shortcut_conv'):
-            x = self.shortcut_norm(self.shortcut_conv(x))
-        return functional.relu(x + y)
-
-
 class Network(nn.Module):
-    """ResNet with the CIFAR stem and a linear head; names as in `ssljax.nets.resnet`."""
+    """ResNet and linear head, as PyTorch's own ResNets start."""
 
     def __init__(self, depth, groups, width):
         super().__init__()
-        self.stem_conv = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        self.stem_norm = GroupedNorm(64, groups)
-        blocks, c = {}, 64
-        for i, count in enumerate(LAYOUTS[depth][1]):
-            for j in range(count):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks[f'stage{i + 1}_block{j}'] = Block(c, 64 * 2**i, stride, groups)
-                c = 64 * 2**i
-        self.blocks = nn.ModuleDict(blocks)
-        self.linear1 = nn.Linear(c, width)
+        self.encoder = TorchResNet(depth, functools.partial(GroupedNorm, groups=groups))
+        self.linear1 = nn.Linear(self.encoder.width, width)
         for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d) and name != 'stem_conv':
+            if isinstance(module, nn.Conv2d) and not name.endswith('stem_conv'):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-
-    def features(self, x):
-        """Pooled, ahead of the head."""
-        x = functional.relu(self.stem_norm(self.stem_conv(x)))
-        for block in self.blocks.values():
-            x = block(x)
-        return x.mean((2, 3))
 
     def forward(self, x):
         """The head's output at unit length."""
-        return functional.normalize(self.linear1(self.features(x)), dim=1)
+        return functional.normalize(self.linear1(self.encoder(x)), dim=1)
 
     def load(self, params):
         """Takes the parameters of an encoder and a head of ours."""
         for path, value in traverse_util.flatten_dict(params, sep='.').items():
-            name = path.removeprefix('encoder.').removeprefix('head.')
-            name = f'blocks.{name}' if name.startswith('stage') else name
+            name = path.removeprefix('head.').replace('encoder.stage', 'encoder.blocks.stage')
             value = torch.tensor(np.asarray(value))
             if name.endswith('.kernel'):  # HWIO, or [in, out]
                 name = name.replace('.kernel', '.weight')
@@ -177,29 +142,6 @@ class TorchMoCo:
         places = (self.at + torch.arange(len(k), device=DEVICE)) % len(self.queue)
         self.queue[places], self.at = k, (self.at + len(k)) % len(self.queue)
         return float(loss.detach())
-
-
-def knn(bank, labels, queries, wanted, k=200, temperature=0.1):
-    """Weighted votes of the nearest, top-1."""
-    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
-    similarity = unit(queries) @ unit(bank).T
-    near = np.argpartition(-similarity, k, axis=1)[:, :k]
-    weight = np.exp(np.take_along_axis(similarity, near, 1) / temperature)
-    votes = np.zeros((len(queries), labels.max() + 1))
-    np.add.at(votes, (np.arange(len(queries))[:, None], labels[near]), weight)
-    return float(np.mean(votes.argmax(1) == wanted))
-
-
-def images_of(session, split, count):
-    """Evaluation images [n, h, w, c], normalised, and labels."""
-    tf = tensorflow()
-    source = open_source(session.experiment.data.name, split)
-    recipe = session.experiment.recipe
-    records = source.records(tf.range(count, dtype=tf.int64))
-    data = tf.data.Dataset.from_tensor_slices(records['image'])
-    data = data.map(lambda image: recipe.evaluation(Picture(image, source.channels)))
-    images = np.stack(list(data.as_numpy_iterator()))
-    return np.asarray(recipe.standardize(images / np.float32(255))), source.labels()[:count]
 
 
 def main() -> int:
@@ -256,32 +198,30 @@ def main() -> int:
             ours, others = np.mean(losses[-options.every :], axis=0)
             print(f'| {number + 1} | {ours:.3f} | {others:.3f} |', flush=True)
 
-    module, variables = method.product(state.params, state.method)
+    of_features = jitted(method, recipe, state.params, state.method)
     head = {'params': state.params['head']}
-    embed = jax.jit(lambda x: module.apply(variables, x, train=False))
     project = jax.jit(lambda h: method.head.apply(head, h, train=False))
-    parts = lambda x: np.array_split(x, -(-len(x) // 500))
     theirs.query.eval()
 
     @torch.no_grad()
-    def of_torch(x, layer):
-        x = torch.tensor(x).to(DEVICE).permute(0, 3, 1, 2)
-        return (theirs.query(x) if layer == 'head' else theirs.query.features(x)).cpu().numpy()
+    def of_torch(network, images):
+        x = torch.tensor(np.asarray(recipe.normalize(images))).to(DEVICE).permute(0, 3, 1, 2)
+        return network(x).cpu().numpy()
 
-    def embeddings(x, who, layer):
-        if who == 'PyTorch':
-            return np.concatenate([of_torch(part, layer) for part in parts(x)])
-        h = np.concatenate([np.asarray(embed(part)) for part in parts(x)])
-        return np.asarray(project(jnp.asarray(h))) if layer == 'head' else h
+    def score(embed):
+        def features(split):
+            source = open_source(experiment.data.name, split)
+            return extract(embed, in_order(source, recipe, 500))
 
-    bank, labels = images_of(session, experiment.data.train, options.bank)
-    queries, wanted = images_of(session, experiment.data.validation, 5000)
-    for layer in ('head', 'features'):
-        scores = [
-            knn(embeddings(bank, who, layer), labels, embeddings(queries, who, layer), wanted)
-            for who in ('ours', 'PyTorch')
-        ]
-        print(f'kNN by {layer}: ours {100 * scores[0]:.1f}, PyTorch {100 * scores[1]:.1f}')
+        bank, queries = features(f'train[:{options.bank}]'), features(experiment.data.validation)
+        return 100 * knn(bank, queries, ks=(K,), temperature=TEMPERATURE)[K].top1
+
+    for layer, ours, net in (
+        ('head', lambda images: project(of_features(images)), theirs.query),
+        ('features', of_features, theirs.query.encoder),
+    ):
+        other = score(functools.partial(of_torch, net))
+        print(f'kNN by {layer}: ours {score(ours):.1f}, PyTorch {other:.1f}')
     return 0
 
 

@@ -81,31 +81,9 @@ def torch_passes(images: int):
     On a GPU if that is where JAX computes, with the same TF32 products of float32 that JAX takes.
     """
     import torch
-    from torch import nn
+    from torch_resnet import TorchResNet
 
-    class Block(nn.Module):
-        def __init__(self, c, d, stride):
-            super().__init__()
-            self.main = nn.Sequential(
-                nn.Conv2d(c, d, 3, stride, 1, bias=False), nn.BatchNorm2d(d), nn.ReLU(),
-                nn.Conv2d(d, d, 3, 1, 1, bias=False), nn.BatchNorm2d(d),
-            )  # fmt: skip
-            same = stride == 1 and c == d
-            self.short = (
-                nn.Identity()
-                if same
-                else nn.Sequential(nn.Conv2d(c, d, 1, stride, bias=False), nn.BatchNorm2d(d))
-            )
-
-        def forward(self, x):
-            return torch.relu(self.main(x) + self.short(x))
-
-    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    width = 64
-    for i, d in enumerate((64, 128, 256, 512)):
-        layers += [Block(width, d, 1 if i == 0 else 2), Block(d, d, 1)]
-        width = d
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = TorchResNet(18)
     assert sum(p.numel() for p in net.parameters()) == 11_168_832
     device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
     torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = True
