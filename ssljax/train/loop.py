@@ -35,6 +35,9 @@ Measure = Callable[[TrainState], dict[str, Any]]
 COLLAPSED = 0.2
 """Spread of unit embeddings, relative to an even sphere's, below which an alarm is raised."""
 
+NAMED = 20
+"""Images named at the end of a run that could not be decoded; all are counted."""
+
 
 class TooManyNonFinite(RuntimeError):  # noqa: N818  (reads as what happened)
     """More steps had a non-finite loss or gradient than the experiment allows."""
@@ -73,6 +76,7 @@ class _Record:
     show: Reporter
     skipped: int
     first: int
+    corrupt: int = 0
     pending: tuple[int, float, Mapping[str, Any]] | None = None
 
     def __post_init__(self):
@@ -119,13 +123,16 @@ class _Record:
             rate = (step - before) * self.session.run.batch / max(taken - since, 1e-9)
             if skip:
                 values['nonfinite'] = hit
+            clock = {'seconds': seconds, 'from': self.first, 'images/s': rate}
+            if self.corrupt:  # as this process has met them: one that goes on meets others
+                clock['corrupt'] = self.corrupt
             self.writer.write(
                 {
                     'step': step,
                     'epoch': step / self.session.run.steps_per_epoch,
                     **values,
                     'skipped': self.skipped,
-                    'clock': {'seconds': seconds, 'from': self.first, 'images/s': rate},
+                    'clock': clock,
                 }
             )
             self.show.show(step, {**values_only(values), 'images/s': rate}, seconds)
@@ -223,6 +230,7 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
             state = between[1](state)
         state, arrays = parts.take(state, session.placement.put(batch))
         step += 1
+        record.corrupt = len(stream.corrupt)
         record.push(step, arrays)
         last, told = step == run.steps, parts.interrupt.reached(step - record.first)
         evaluates = parts.measure is not None and (last or step % evaluate_every == 0)
@@ -246,9 +254,11 @@ def _loop(session: Session, state: TrainState, record: _Record, parts: _Parts) -
         if told and not last:
             break
     record.settle()
-    for index in stream.corrupt:
+    for index in stream.corrupt[:NAMED]:
         where = session.source.where(index)
         parts.show.say(f'{where} could not be decoded; another took its place')
+    if record.corrupt:
+        parts.show.say(f'images that could not be decoded: {record.corrupt}')
     parts.checkpoints.wait()
     finished = step == run.steps and not unevaluated
     if not finished:

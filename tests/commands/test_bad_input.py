@@ -321,8 +321,10 @@ def test_corrupt_images_are_replaced_counted_and_named(capsys, tiny, tmp_path):
     command = ['train', tiny, *data, '--steps', '8', '--folder', str(tmp_path / 'run')]
     assert cli.run(command) == 0
     said = capsys.readouterr().out
-    assert said.count('could not be decoded') == 2
+    assert said.count('could not be decoded; another took its place') == 2
     assert '003.jpg' in said and '010.jpg' in said
+    assert 'images that could not be decoded: 2' in said
+    assert metrics.read(tmp_path / 'run')[-1]['clock']['corrupt'] == 2
 
 
 def test_too_many_corrupt_images_stop_the_run(capsys, tiny, tmp_path):

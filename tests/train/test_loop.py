@@ -57,6 +57,32 @@ def test_runs_to_its_end_with_one_compilation(finished):
     assert session.step.traces == 1
 
 
+def test_a_step_is_dispatched_before_that_ahead_of_it_is_read(finished, tmp_path):
+    """The loop never waits for the step that it has just handed to the device."""
+    session, events = finished[0], []
+
+    class Loss:
+        def __init__(self, value, step):
+            self.value, self.step = value, step
+
+        def __array__(self, *args, **kwargs):
+            events.append(('read', self.step))
+            return np.asarray(self.value)
+
+    def step(state, batch):
+        state, arrays = session.step(state, batch)
+        taken = sum(event == 'take' for event, _ in events) + 1
+        events.append(('take', taken))
+        return state, {**arrays, 'loss': Loss(arrays['loss'], taken)}
+
+    train(session, RunFolder.at(str(tmp_path)), step=step)
+    read = [step for event, step in events if event == 'read']
+    assert read == list(range(1, 13))
+    settled = (5, 10, 12)  # what is saved is read first
+    for step in set(read) - set(settled):
+        assert events.index(('take', step + 1)) < events.index(('read', step))
+
+
 def test_lines_come_when_they_should(finished):
     _, folder, _ = finished
     records = metrics.read(folder.path)
