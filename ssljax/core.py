@@ -129,9 +129,11 @@ class Method:
             each (beside params and state, batch statistics excepted): then the gradients of
             micro-batches may simply be averaged. False is always right, and costs one more forward
             pass of micro-batches.
+        uses: names of the arrays of views it looks at; a recipe that makes others is refused.
     """
 
     mean_over_examples: ClassVar[bool] = False
+    uses: ClassVar[tuple[str, ...]] = ('image',)
 
     def check(self, data: Signature, run: Run) -> None:
         """Raise ValueError, saying what to change, if data and recipe do not fit this method."""

@@ -80,6 +80,7 @@ class DINO(Method):
     """
 
     mean_over_examples: ClassVar[bool] = True
+    uses: ClassVar[tuple[str, ...]] = VIEWS
 
     encoder: nn.Module = dataclasses.field(
         default_factory=functools.partial(vit, 'S', drop_path=0.1)
@@ -95,7 +96,7 @@ class DINO(Method):
     def check(self, data: Signature, run: Run) -> None:
         """Raise ValueError if views, temperature or momentum do not fit."""
         views = dict(data.views)
-        if views.get('image', (0, 0))[0] < 2 or not set(views) <= set(VIEWS):
+        if views.get('image', (0, 0))[0] < 2:
             made = ', '.join(f'{count} x {name}' for name, (count, _) in views.items())
             raise ValueError(
                 'DINO needs 2 or more global views under `image` and takes local ones under '

@@ -82,9 +82,9 @@ class MoCo(Method):
     def check(self, data: Signature, run: Run) -> None:
         """Raise ValueError if views, temperature, queue or groups do not fit."""
         views, _ = dict(data.views).get('image', (0, 0))
-        if views < 2:
+        if views != 2:
             raise ValueError(
-                f'MoCo needs a query and a key view of each image, the recipe makes {views}; '
+                f'MoCo takes a query and a key view of each image, the recipe makes {views}; '
                 'use a recipe of two views such as SimCLRViews'
             )
         if self.temperature <= 0:

@@ -10,6 +10,7 @@ Views: two large ones under `image`, as of `SimCLRViews`, and any number of smal
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,8 @@ class SwAV(Method):
         queue_from: epoch from which the queues are used. Paper: 15. They take up embeddings from
             the first step (the authors': from this epoch), and are not used before they are full.
     """
+
+    uses: ClassVar[tuple[str, ...]] = NAMES
 
     encoder: nn.Module = dataclasses.field(default_factory=ResNet)
     head: nn.Module = dataclasses.field(

@@ -64,6 +64,7 @@ class Session:
         placement = Placement(mesh)
         placement.check(experiment.batch, experiment.microbatches)
         experiment.recipe.check(data.channels)
+        _check_views(experiment, data)
         experiment.method.check(data, run)
         return cls(experiment, data, run, placement)
 
@@ -148,6 +149,20 @@ class Session:
             self.run,
             experiment.seed,
             self.example,
+        )
+
+
+def _check_views(experiment: Experiment, data: Signature) -> None:
+    """Raise ValueError if the recipe makes views that the method would not look at."""
+    method, recipe = experiment.method, experiment.recipe
+    idle = [(name, made) for name, made in data.views if name not in method.uses]
+    if idle:
+        made = ', '.join(f'{count} x {name} of {size} pixels' for name, (count, size) in idle)
+        taken = ' and '.join(method.uses)
+        raise ValueError(
+            f'{type(method).__name__} looks at views named {taken}; {type(recipe).__name__} also '
+            f'makes {made}, for nothing. Use a recipe that makes {taken} alone, or switch those '
+            'off if it can (--recipe.local_count 0)'
         )
 
 

@@ -290,7 +290,6 @@ def test_the_last_layer_is_frozen_in_the_first_epoch():
     [
         ((('image', (1, 8)),), r'1 x image; use MultiCrop'),
         ((('local', (4, 4)),), r'4 x local; use MultiCrop'),
-        ((('image', (2, 8)), ('patches', (9, 4))), r'2 x image, 9 x patches; use MultiCrop'),
     ],
 )
 def test_wrong_views_are_refused(views, says):

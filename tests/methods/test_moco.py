@@ -357,6 +357,7 @@ def test_the_product_is_the_encoder_of_the_queries(x64):
     ('changes', 'views', 'message'),
     [
         ({}, 1, 'query and a key view of each image, the recipe makes 1'),
+        ({}, 3, 'query and a key view of each image, the recipe makes 3'),
         ({'temperature': 0.0}, 2, 'temperature is 0.0'),
         ({'queue': Queue(15)}, 2, 'queue length 15 is shorter than the global batch 16'),
         ({'queue': Queue(31), 'symmetric': True}, 2, 'batch 16 with 2 keys an example'),

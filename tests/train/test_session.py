@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ssljax.commands.train import load
+from ssljax.core import Signature
 from ssljax.data import made, splits
 from ssljax.data.known import SETS
 from ssljax.experiment import Data, Experiment
@@ -14,7 +15,9 @@ from ssljax.methods.simclr import SimCLR
 from ssljax.nets.heads import ProjectionHead
 from ssljax.nets.small import SmallResNet
 from ssljax.optim import SGD
+from ssljax.train.placement import make_mesh
 from ssljax.train.session import Session
+from ssljax.views.multicrop import MultiCrop
 from ssljax.views.simclr import SimCLRViews
 
 EXPERIMENT = Experiment(
@@ -98,3 +101,20 @@ def test_experiments_here_share_no_image_between_their_splits(file):
     data = load(str(file)).data
     sizes = SETS[data.name].sizes
     data.check(lambda one, other: splits.shared(one, other, sizes.__getitem__))
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda path: path.stem)
+def test_local_views_are_refused_by_every_method_that_does_not_look_at_them(file):
+    experiment = load(str(file))
+    size = experiment.recipe.size
+    views, _ = experiment.recipe.views()['image']
+    crops = MultiCrop(
+        size, local_size=size, local_count=3, blur=(0.0,) * views, solarize=(0.0,) * views
+    )
+    experiment = dataclasses.replace(experiment, recipe=crops)
+    data = Signature(tuple(crops.views().items()), 3, 10, 1_300_000)
+    if 'local' in experiment.method.uses:
+        Session.planned(experiment, data, make_mesh(devices=1))
+        return
+    with pytest.raises(ValueError, match=f'looks at views named image; .* 3 x local of {size} pix'):
+        Session.planned(experiment, data, make_mesh(devices=1))
