@@ -5,7 +5,9 @@
 
 Every seed is a run of `ssljax train experiments/simclr_fashion_mnist.py --seed K`, with a device
 for each of two cores as in `launch/quickstart.sh`, followed by `ssljax evaluate`; random
-initialisation is drawn anew with every seed, raw pixels have none.
+initialisation is drawn anew with every seed, raw pixels have none. The upper reference is the same
+encoder trained as long with labels: `experiments/supervised_fashion_mnist.py`, changed as
+`SUPERVISED` says.
 """
 
 import argparse
@@ -20,16 +22,20 @@ from cpu_devices import flags
 from provenance import header
 
 ROOT = pathlib.Path(__file__).parent.parent
-EXPERIMENT = str(ROOT / 'experiments' / 'simclr_fashion_mnist.py')
+EXPERIMENTS = ROOT / 'experiments'
+SUPERVISED = ('--method.encoder.widths', '32', '128', '--epochs', '40')
+SUPERVISED += ('--optimizer.warmup-epochs', '4')
 GOALS = {'random': (4.0, 12.0, 4.0), 'raw': (None, 3.0, 3.0)}
 
 
-def run(folder: pathlib.Path, seed: int) -> dict:
+def run(name: str, folder: pathlib.Path, seed: int, changes=(), asked=()) -> list[dict]:
+    """The rows of the table of a run of `experiments/{name}_fashion_mnist.py`."""
     ssljax = str(pathlib.Path(sys.executable).parent / 'ssljax')
-    train = [ssljax, 'train', EXPERIMENT, '--seed', str(seed), '--folder', str(folder)]
+    file = str(EXPERIMENTS / f'{name}_fashion_mnist.py')
+    train = [ssljax, 'train', file, *changes, '--seed', str(seed), '--folder', str(folder)]
     subprocess.run(train, env=os.environ | {'XLA_FLAGS': flags()}, check=True)
-    subprocess.run([ssljax, 'evaluate', str(folder)], check=True)
-    return json.loads((folder / 'evaluation.json').read_text())['table']
+    subprocess.run([ssljax, 'evaluate', str(folder), *asked], check=True)
+    return json.loads((folder / 'evaluation.json').read_text())['table']['rows']
 
 
 def numbers(row: dict) -> tuple[float, float, float]:
@@ -44,12 +50,16 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--folder', type=pathlib.Path, default=ROOT / 'runs' / 'quickstart_seeds')
     options = parser.parse_args()
-    tables = [run(options.folder / str(seed), seed) for seed in range(options.seeds)]
+    seeds = range(options.seeds)
+    tables = [run('simclr', options.folder / str(seed), seed) for seed in seeds]
+    for seed in seeds:
+        folder = options.folder / f'supervised_{seed}'
+        tables[seed] += run('supervised', folder, seed, SUPERVISED, ['--no-references'])
     print(header())
-    rows = [[numbers(table['rows'][i]) for table in tables] for i in range(3)]
+    rows = [[numbers(table[i]) for table in tables] for i in range(4)]
     print('| encoder | linear, 7,000 labels | linear, 10 labels a class | kNN |')
     print('| --- | ---: | ---: | ---: |')
-    names = [row['name'] for row in tables[0]['rows']]
+    names = [row['name'] for row in tables[0]]
     for name, found in zip(names, rows, strict=True):
         cells = [
             f'{statistics.mean(column):.1f} ± {statistics.stdev(column):.1f}'

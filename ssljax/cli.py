@@ -100,8 +100,9 @@ class Evaluate(OfRun):
     references: bool = True
     """Whether random weights and raw pixels have a row each."""
     sgd: Literal['none', 'simclr', 'byol', 'moco'] = 'none'
-    """Also a paper's linear probe, SGD on frozen features by its preset, for every row alike. It
-    takes any number of training images; logistic regression is left out where they are too many."""
+    """Also a paper's linear probe, SGD by its preset, for every row alike; on one frozen feature
+    vector an image, where the papers crop and flip anew in every epoch. It takes any number of
+    training images; logistic regression is left out where they are too many."""
     batch: int = 256
     """Images a batch."""
 

@@ -129,7 +129,8 @@ def _answer(session: Session, state: TrainState, data: Data, options: Evaluate) 
     if probe is not None:
         answer['sgd'] = {'probe': dataclasses.asdict(probe), 'rows': sgd}
         scores = [f'{name} {100 * a["top1"]:.1f}' for name, a in sgd.items()]
-        more.append(f'Linear probe by SGD ({options.sgd} preset), top-1: {"; ".join(scores)}.')
+        said = f'Linear probe by SGD ({options.sgd} preset, no crops and flips), top-1'
+        more.append(f'{said}: {"; ".join(scores)}.')
     display = dataclasses.replace(found.display(), more=tuple(more))
     return {**answer, 'display': dataclasses.asdict(display)}
 

@@ -16,6 +16,7 @@ from ssljax.evaluate import kept
 from ssljax.evaluate.embed import jitted
 from ssljax.evaluate.features import Features, extract
 from ssljax.report import figures
+from ssljax.report.measures import HEADER, measures
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
 from ssljax.train.initial import load_state
@@ -84,7 +85,10 @@ def _table(folder: RunFolder, shown: Mapping[str, int | str]) -> dict[str, Any]:
     if not kept.is_of(found, shown):
         return {'table': None, 'other': found['question']['step']}
     display = found['display']
-    return {'table': {**display, 'note': ' '.join((display['note'], *display['more']))}}
+    return {
+        'table': {**display, 'note': ' '.join((display['note'], *display['more']))},
+        'measures': {'header': HEADER, 'rows': measures(found)},
+    }
 
 
 def _views(session: Session) -> str:

@@ -57,7 +57,14 @@ def evaluated(folder, **question):
     """The folder with a table of its newest checkpoint, or of what the question says instead."""
     display = Display(('encoder', 'kNN'), (('<one>', '71.3'),), 'Top-1.', ('And more.',))
     asked = {**kept.identity(*load_state(folder), folder.read()), 'sgd': 'none', **question}
-    content = {'question': asked, 'display': dataclasses.asdict(display)}
+    knn = {'top1': 0.713, 'top5': 0.987}
+    row = {'name': '<one>', 'dimensions': 16, 'linear': None, 'knn': knn, 'k': 5}
+    content = {
+        'question': asked,
+        'display': dataclasses.asdict(display),
+        'table': {'rows': [row]},
+        'collapse': {'<one>': {'feature_std': 0.2, 'effective_rank': 7.25}},
+    }
     folder.evaluation.write_text(json.dumps(content))
     return folder
 
@@ -86,6 +93,11 @@ def test_the_page_stands_alone_and_shows_everything(shown):
 def test_the_table_is_shown_with_every_line_below_it(shown):
     assert '<td>&lt;one&gt;</td><td>71.3</td>' in shown
     assert 'Top-1. And more.' in shown
+
+
+def test_a_second_table_has_top_5_and_the_spread_of_the_features(shown):
+    cells = re.findall('<td>(.*?)</td>', shown.split('Top-5, and how')[1].split('</table>')[0])
+    assert cells == ['&lt;one&gt;', '16', '-', '98.7', '5', '0.80', '7.2', '-', '-']
 
 
 @pytest.fixture(scope='module')
