@@ -119,8 +119,8 @@ class Signature:
 class Method:
     """A self-supervised method: frozen hyper-parameters and modules, pure functions.
 
-    Subclasses give `init`, `forward`, `objective` and `product`, and may give `check`, `after`, and
-    `refresh` with `refresh_every` and `resets`.
+    Subclasses give `init`, `forward`, `objective` and `product`, and may give `check` and
+    `batch_unit`, `after`, and `refresh` with `refresh_every` and `resets`.
     `params` is a dict of parameter trees by network; `state` a dict of named trees, with batch
     statistics under `state['stats']` and a moving average of parameters under `state['target']`.
 
@@ -137,6 +137,17 @@ class Method:
 
     def check(self, data: Signature, run: Run) -> None:
         """Raise ValueError, saying what to change, if data and recipe do not fit this method."""
+
+    def batch_unit(self, microbatches: int = 1) -> int:
+        """What the global batch must be a multiple of for this method, whatever the devices need.
+
+        Args:
+            microbatches: equal parts of the batch that `forward` sees one after the other.
+
+        Returns:
+            At least 1, the default. `check` refuses other batches.
+        """
+        return 1
 
     def init(self, key: PRNGKeyArray, batch: Batch, run: Run) -> tuple[Tree, Tree]:
         """Fresh `(params, state)`; `batch` is one device-half batch, for its shapes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -155,15 +156,20 @@ def _largest(
     from ssljax.plan.tables import scaled
 
     room = capacity(at.devices) if at.chip is None else at.chip.hbm
-    unit = len(at.devices) * experiment.microbatches
-    smallest = session_of(dataclasses.replace(experiment, batch=unit), options, at)
+    parts = max(1, experiment.microbatches)
+    unit = math.lcm(len(at.devices) * parts, experiment.method.batch_unit(parts))
+    of_batch = lambda n: session_of(dataclasses.replace(experiment, batch=n), options, at)
+    try:
+        examples = of_batch(unit).data.examples
+    except ValueError:  # too few for the method, such as one image without a negative, or no fit
+        examples = of_batch(max(unit, experiment.batch // unit * unit)).data.examples
 
     tried: dict[int, tuple[Session, Step]] = {}
 
     def fits(batch: int) -> bool:
         console.print(f'batch {batch:,}: ', end='')
         try:
-            session = session_of(dataclasses.replace(experiment, batch=batch), options, at)
+            session = of_batch(batch)
         except ValueError as error:  # such as a queue that has to hold the batch
             console.print(f'refused: {error}', markup=False)
             return False
@@ -177,7 +183,7 @@ def _largest(
         console.print(f'{scaled(total, "B", 1024)} a chip, {"fits" if good else "does not fit"}')
         return good
 
-    found = largest(fits, unit, smallest.data.examples, experiment.batch)
+    found = largest(fits, unit, examples, experiment.batch)
     if found is None:
         raise ValueError(
             f'not even a batch of {unit} fits on {at.name}; use more or larger chips, '

@@ -144,7 +144,8 @@ def nce(
     """Noise-contrastive estimation: is this row the example's own, or one of k noise rows?
 
     With P = exp(s) / Z and noise drawn uniformly, P_n = 1 / rows, the chance of being the example's
-    own is h = P / (P + k P_n), and the mean over the examples is taken of
+    own is h = P / (P + k P_n), k being the sum of `times` where these are given, and the mean over
+    the examples is taken of
 
         -log h(positive) - sum_k log(1 - h(noise_k)).
 
@@ -184,7 +185,8 @@ def sampled_softmax(
         times: how often each of `noise` was drawn, see `counts`; None: once.
 
     Returns:
-        The loss, a non-negative scalar; ln(k + 1) where all similarities are equal.
+        The loss, a non-negative scalar; ln(k + 1) where all similarities are equal, k being the sum
+        of `times` where these are given.
     """
     times = None if times is None else times.astype(noise.dtype)
     return jnp.mean(jax.nn.softplus(jax.nn.logsumexp(noise, axis=1, b=times) - positive))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssljax.losses.arguments import at_least_float32, check_tile
-from ssljax.losses.tiling import Apart, by_rows, log_sum_exp
+from ssljax.losses.tiling import log_sum_exp, log_sum_exp_of_groups
 
 
 def log_bilinear(
@@ -36,10 +36,12 @@ def log_bilinear(
         first_step: how far ahead the first of the weights predicts, at least 1.
         group: sequences whose targets are candidates for each other, the first `group` of them, the
             next, and so on, a divisor of n: the mean of the groups' losses, at group / n of the
-            work. None: all are candidates for all, as above.
-        tile: rows of the matrix of scores, [sum_k n (t - k), n t], to hold at a time (of smaller
-            ones those of at least one group): the same loss and gradient to rounding, computed once
-            more in the backward pass. None holds the matrix. On a sharded batch trace under
+            work. None: all are candidates for all, as above. Devices share the groups' rows evenly.
+        tile: rows of the matrix of scores, [sum_k n (t - k), n t] or, with groups, [.., group t],
+            to hold at a time (at least one of each group): the same loss and gradient to rounding,
+            computed once more in the backward pass. None holds the matrix. With groups it pays
+            where they are large, group t > 3 d, and is of no effect where they are not: there the
+            matrix takes no more memory than tiles would. On a sharded batch trace under
             `jax.set_mesh`: each device then holds its share of the rows.
 
     Returns:
@@ -82,22 +84,7 @@ def log_bilinear(
     if group == n:
         others = log_sum_exp(rows[0], columns[0], apart, tile)
     else:
-        others = _of_groups(rows, columns, apart, tile)
+        others = log_sum_exp_of_groups(rows, columns, apart, tile)
     others = others.reshape(scores.shape)
     weight = along(jnp.full((1, t - k), 1 / (n * (t - k)), z.dtype) for k in steps)
     return jnp.sum(weight * jax.nn.softplus(others - scores))
-
-
-def _of_groups(
-    rows: Float[Array, 'g r d'], columns: Float[Array, 'g m d'], apart: Apart, tile: int | None
-) -> Float[Array, 'g r']:
-    """`log_sum_exp` of every group for itself, as many groups at a time as `tile` rows hold."""
-
-    def of_block(block, apart):
-        return jax.vmap(lambda x, y: log_sum_exp(x, y, apart, None))(*block)
-
-    if tile is None:
-        return of_block((rows, columns), apart)
-    # Without the checkpoint the logits of every block would wait for the backward pass.
-    groups = max(1, tile // rows.shape[1])
-    return by_rows(jax.checkpoint(of_block), (rows, columns), apart, groups)

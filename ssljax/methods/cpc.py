@@ -46,8 +46,11 @@ class CPC(Method):
             both sides. Paper: 4, 60 x 60 of 64 x 64 pixels (from memory, not re-checked).
         group: images whose patches are candidates for each other, a divisor of the batch; None: all
             of the batch. Paper: 16, the batch of each of its 32 GPUs (from memory, not re-checked);
-            here they are groups of the whole batch, whatever the number of devices.
-        tile: rows of the matrix of scores held at a time; None holds all of it.
+            here they are groups of the whole batch, and whatever the number of devices these share
+            the work evenly. Where each holds whole groups, they exchange nothing for it.
+        tile: rows of the matrix of scores held at a time; None holds all of it. With groups it pays
+            where an image and the others of its group have more than three times as many patches as
+            z has numbers, and is of no effect below: 16 images of 49 patches are too few.
     """
 
     encoder: PatchEncoder = dataclasses.field(default_factory=PatchEncoder)
@@ -79,11 +82,15 @@ class CPC(Method):
             raise ValueError(
                 f'subcrop takes {self.subcrop} of {patch} pixels; use 0 to {patch - 1}'
             )
-        if self.group is not None and (self.group < 1 or run.batch % self.group):
+        if self.group is not None and (self.group < 1 or run.batch % self.batch_unit()):
             raise ValueError(
                 f'groups of {self.group} images cannot be made of a batch of {run.batch}; use a '
                 'divisor of it, or None for one group of all'
             )
+
+    def batch_unit(self, microbatches: int = 1) -> int:
+        """The images of a group, of whatever micro-batches they come."""
+        return max(1, self.group or 1)
 
     def init(self, key: PRNGKeyArray, batch: Batch, run: Run) -> tuple[Tree, Tree]:
         """Fresh encoder and context network, and small W_k: the loss starts near its chance."""
@@ -143,8 +150,9 @@ class CPC(Method):
         }
 
     def smoke(self) -> 'CPC':
-        """The same method with groups that a small batch has."""
-        group = None if self.group is None else math.gcd(self.group, 16)
+        """The same method with groups that a small batch has, or those that no batch has."""
+        possible = self.group is not None and self.group > 0
+        group = math.gcd(self.group, 16) if possible else self.group
         return dataclasses.replace(self, group=group)
 
 

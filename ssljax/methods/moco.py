@@ -89,12 +89,16 @@ class MoCo(Method):
             )
         if self.temperature <= 0:
             raise ValueError(f'temperature is {self.temperature}; it must be above 0, such as 0.2')
-        if run.batch % self.norm_groups:
+        if run.batch % self.batch_unit():
             raise ValueError(
                 f'a global batch of {run.batch} cannot be split evenly into the {self.norm_groups} '
                 f'norm_groups of the encoder; use a multiple of {self.norm_groups}'
             )
         self.queue.check(run.batch, len(self.roles))
+
+    def batch_unit(self, microbatches: int = 1) -> int:
+        """An image in every group that the encoder normalises of a micro-batch."""
+        return self.norm_groups * microbatches
 
     def init(self, key: PRNGKeyArray, batch: Batch, run: Run) -> tuple[Tree, Tree]:
         """Fresh encoder and head, a target that equals them, and a queue of random directions."""

@@ -12,7 +12,7 @@ def largest(fits: Callable[[int], bool], unit: int, limit: int, start: int = 1) 
 
     Args:
         fits: tried on multiples of `unit`.
-        unit: images that the devices can share evenly.
+        unit: images that the devices can share evenly and the method can part as it needs.
         limit: images there are.
         start: images to begin with; close to the result saves trials.
     """

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import pathlib
 import re
 from unittest import mock
 
@@ -128,16 +130,54 @@ def test_a_batch_that_the_method_refuses_is_too_large(monkeypatch, capsys):
     assert 'batch 4,096: refused: ' in capsys.readouterr().out
 
 
-def test_devices_that_no_table_knows_have_the_memory_they_say(monkeypatch):
-    takes = lambda session: mock.Mock(
-        spec=planning.Step, memory=mock.Mock(total=float(session.run.batch))
-    )
+def swept(monkeypatch, experiment, devices, room):
+    """Batches that a sweep compiles for, of which `room` images fit; the last is what it found."""
+    tried = []
+
+    def takes(session):
+        tried.append(session.run.batch)
+        return mock.Mock(spec=planning.Step, memory=mock.Mock(total=float(session.run.batch)))
+
     monkeypatch.setattr(planning, 'compiled', takes)
-    at = Topology('here', [*jax.devices()], None)
-    monkeypatch.setattr('ssljax.plan.measure.capacity', lambda devices: 100.0)
-    options = cli.Plan(experiment=FILE, topology='here')
-    session, _ = plan._largest(load_experiment(FILE), options, at, Console())
-    assert session.run.batch == 96
+    monkeypatch.setattr('ssljax.plan.measure.capacity', lambda devices: float(room))
+    at = Topology('here', jax.devices()[:devices], None)
+    session, _ = plan._largest(
+        experiment, cli.Plan(experiment='it', topology='here'), at, Console()
+    )
+    return [*tried, session.run.batch]
+
+
+@pytest.mark.parametrize('devices', [1, 3])
+@pytest.mark.parametrize('file', sorted(pathlib.Path('experiments').glob('*.py')), ids=str)
+def test_a_sweep_tries_what_every_method_takes(file, devices, monkeypatch, capsys):
+    experiment = load_experiment(str(file))
+    unit = math.lcm(devices, experiment.method.batch_unit())
+    tried = swept(monkeypatch, experiment, devices, 5 * unit)
+    assert 'refused' not in capsys.readouterr().out
+    assert tried[-1] == 5 * unit and not any(batch % unit for batch in tried)
+
+
+@pytest.mark.parametrize(
+    ('file', 'unit'), [('cpc_imagenet_r101', 16), ('moco_v2_cifar10', 32), ('byol_cifar10', 4)]
+)
+def test_micro_batches_are_parted_as_the_method_needs(file, unit, monkeypatch):
+    # CPC's 16 images may come of all micro-batches, MoCo's 8 are of each of the four.
+    experiment = load_experiment(f'experiments/{file}.py')
+    experiment = dataclasses.replace(experiment, microbatches=4)
+    assert swept(monkeypatch, experiment, 1, unit)[-1] == unit
+
+
+def test_a_sweep_of_what_no_batch_mends_says_what_is_wrong(monkeypatch):
+    experiment = load_experiment('experiments/cpc_imagenet_r101.py')
+    wrong = dataclasses.replace(experiment.method, group=0)
+    with pytest.raises(ValueError, match='groups of 0 images cannot be made of a batch of 512'):
+        swept(monkeypatch, dataclasses.replace(experiment, method=wrong), 1, 100)
+    with pytest.raises(ValueError, match='microbatches is 0'):
+        swept(monkeypatch, dataclasses.replace(experiment, microbatches=0), 1, 100)
+
+
+def test_devices_that_no_table_knows_have_the_memory_they_say(monkeypatch):
+    assert swept(monkeypatch, load_experiment(FILE), 8, 100)[-1] == 96
 
 
 def test_virtual_devices_of_a_cpu_share_its_memory():

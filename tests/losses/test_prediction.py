@@ -1,6 +1,7 @@
 """CPC's loss against its twin, its closed forms, its slopes; tiles and devices."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -47,7 +48,7 @@ def test_any_tile_is_the_dense_loss(x64, tile):
 
 
 @pytest.mark.parametrize(
-    ('group', 'tile'), [(1, None), (2, None), (2, 4), (3, None), (3, 20), (6, 100)]
+    ('group', 'tile'), [(1, None), (2, None), (2, 4), (3, None), (3, 1), (3, 20), (6, 100)]
 )
 def test_groups_are_losses_of_their_own(x64, group, tile):
     context, targets, weights = arrays(n=6, steps=2)
@@ -126,36 +127,85 @@ def test_what_lies_in_the_first_steps_is_a_candidate_and_the_last_contexts_are_u
 
 
 @pytest.mark.parametrize(
-    ('tile', 'group'), [(None, None), (16, None), (20, None), (None, 3), (20, 12)]
+    ('tile', 'group'),
+    [
+        *[(None, None), (16, None), (20, None)],
+        # 24, 8, 6 and 2 groups; 50 rows are fewer than those of a group of 12, 1000 more than all.
+        *[(20, 1), (None, 3), (20, 3), (None, 4), (1, 4), (20, 4)],
+        *[(None, 12), (50, 12), (1000, 12)],
+    ],
 )
 def test_one_and_eight_devices_agree(x64, mesh8, tile, group):
     a = list(map(jnp.asarray, arrays(n=24, t=5, steps=2)))
-    split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
-    function = lambda *a: both(a, 2, tile, group)
+    eight, places = on_eight(mesh8, a, tile, group)
+    loss, slopes = eight(jax.device_put(a, places))
+    want, slopes_of_one = both(a, 2, None, group)
+    np.testing.assert_allclose(loss, want, rtol=1e-12)
+    chex.assert_trees_all_close(slopes, slopes_of_one, rtol=1e-10, atol=1e-10)
+
+
+def on_eight(mesh, arrays, tile, group):
+    """`both`, compiled for a batch that is split over the mesh, and the places of its arrays."""
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (('data',), ()))
+    places = [split, split, whole]
+    with jax.set_mesh(mesh):
+        f = jax.jit(lambda a: both(a, 2, tile, group), in_shardings=(places,))
+        return f.lower(arrays).compile(), places
+
+
+def test_groups_that_devices_cannot_share_agree_as_well(x64, mesh8):
+    a = list(map(jnp.asarray, arrays(n=6, t=5, steps=2)))
     with jax.set_mesh(mesh8):
-        eight = jax.jit(function, in_shardings=(split, split, whole))(*a)
-    one = both(tuple(a), 2, tile, group)
-    chex.assert_trees_all_close(eight, one, rtol=1e-10, atol=1e-10)
+        got = both(a, 2, 4, 3)
+    chex.assert_trees_all_close(got, both(a, 2, None, 3), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('group', [4, 16, 8])  # 12 groups, 3 groups, 6 groups
+def test_every_device_has_an_equal_share_of_any_groups(mesh8, group):
+    shapes = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in arrays(n=48, t=8)]
+    work = lambda compiled: compiled.cost_analysis()['flops']
+    one = both.lower(shapes, 2, None, group).compile()
+    assert work(on_eight(mesh8, shapes, None, group)[0]) < 1.2 / 8 * work(one)
+
+
+@pytest.mark.parametrize('group', [8, 64])  # 16 groups, 2 groups
+def test_tiles_of_groups_move_nothing_inside_the_loop(mesh8, group):
+    shapes = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in arrays(n=128, t=8)]
+    text = on_eight(mesh8, shapes, 64, group)[0].as_text()
+    assert 'known_trip_count' in text
+    loops = [part for part in re.split(r'\n(?=\S)', text) if not part.startswith('ENTRY')]
+    moves = re.compile(r' (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)')
+    assert not any(map(moves.search, loops))
+    # What is held is a device's share of 64 rows, or one of each of its groups.
+    held = [int(a) * int(b) for a, b in re.findall(rf'f32\[(\d+),(\d+),{group * 8}\]', text)]
+    assert 0 < max(held) <= 8, held
 
 
 def test_memory_of_tiles_is_less_than_that_of_the_matrix():
-    def size(tile):
-        shapes = ((64, 16, 8), (64, 16, 8), (1, 8, 8))
-        a = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-        return both.lower(a, 1, tile).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries(32) < temporaries(None) / 4
 
-    assert size(32) < size(None) / 4
+
+def temporaries(tile, group=None):
+    """Bytes that loss and gradient need of 64 sequences of 16 positions, width 8."""
+    shapes = ((64, 16, 8), (64, 16, 8), (1, 8, 8))
+    a = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return both.lower(a, 1, tile, group).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_tiles_is_less_with_groups_as_well():
+    # Fewer rows than one group has: groups are cut.
+    assert temporaries(32, 32) < temporaries(None, 32) / 4
+    assert temporaries(32, 8) < temporaries(None, 8)
+
+
+def test_tiles_never_need_more_memory_than_the_matrix_of_small_groups():
+    for group in (1, 2, 4):
+        assert temporaries(32, group) <= temporaries(None, group)
 
 
 def test_groups_of_a_device_need_nothing_of_the_others(mesh8):
     shapes = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in arrays(n=32)]
-
-    def text(group):
-        split, whole = (NamedSharding(mesh8, PartitionSpec(*axes)) for axes in (('data',), ()))
-        f = jax.jit(lambda *a: both(a, 1, None, group), in_shardings=(split, split, whole))
-        with jax.set_mesh(mesh8):
-            return f.lower(*shapes).compile().as_text()
-
+    text = lambda group: on_eight(mesh8, shapes, None, group)[0].as_text()
     assert 'all-gather' in text(None)
     assert not any(name in text(4) for name in ('all-gather', 'all-to-all', 'collective-permute'))
 

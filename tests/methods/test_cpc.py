@@ -138,6 +138,17 @@ def test_what_does_not_fit_is_refused(size, change, message):
         dataclasses.replace(CPC(), **change).check(data, RUN)
 
 
+@pytest.mark.parametrize(
+    ('group', 'small'), [(None, None), (4, 4), (16, 16), (48, 16), (0, 0), (-16, -16)]
+)
+def test_smoke_leaves_groups_to_be_refused_that_no_batch_has(group, small):
+    assert CPC(group=group).smoke().group == small
+
+
+def test_the_batch_is_a_multiple_of_the_group():
+    assert [CPC(group=group).batch_unit(2) for group in (None, 1, 16)] == [1, 1, 16]
+
+
 def test_two_views_are_refused():
     data = Signature((('image', (2, 256)),), 3, None, 40)
     with pytest.raises(ValueError, match='1 view, the recipe makes 2'):

@@ -1,6 +1,7 @@
 """Instance discrimination's own facts."""
 
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import reference
 
 from ssljax.core import Now, Run, Signature
 from ssljax.experiment import shrink
+from ssljax.losses import nce
 from ssljax.memory import Bank
 from ssljax.methods.npid import NPID, noise_rows
 from ssljax.nets.heads import NoHead, ProjectionHead
@@ -50,7 +52,7 @@ def scores(outputs, state, temperature):
     return own, noise
 
 
-@pytest.mark.parametrize('k', [5, 8])  # The bank's 40 rows are more than 5 x 6 numbers.
+@pytest.mark.parametrize('k', [5, 54])  # 8 for each of the bank's 40 rows are fewer than 54 x 6.
 def test_z_is_set_by_the_first_batch_and_then_kept(x64, k):
     outputs, state = made(k=k)
     own, noise = scores(outputs, state, 0.5)
@@ -77,13 +79,31 @@ def test_without_negatives_it_is_the_softmax_over_the_bank(x64):
         assert not after['z']['known']
 
 
-@pytest.mark.parametrize(('k', 'tile'), [(5, None), (5, 3), (8, None), (8, 3)])
+@pytest.mark.parametrize(('k', 'tile'), [(5, None), (5, 3), (54, None), (54, 3)])
 def test_cross_entropy_takes_the_rows_of_the_noise(x64, k, tile):
     outputs, state = made(k=k)
     own, noise = scores(outputs, state, 0.5)
     want = np.mean(np.log(np.exp(own) + np.exp(noise).sum(1)) - own)
     method = dataclasses.replace(SMALL, estimate='softmax', tile=tile)
     np.testing.assert_allclose(objective(method, outputs, state)[0], want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('rows', 'whole'), [(7_000, True), (54_000, True), (65_536, True), (65_537, False)]
+)
+def test_the_whole_bank_is_gone_through_where_its_rows_are_few(rows, whole, monkeypatch):
+    # 4,096 rows of 128 numbers, 8 for each of 65,536 rows.
+    counts = mock.Mock(wraps=nce.counts)
+    monkeypatch.setattr(nce, 'counts', counts)
+    shaped = jax.ShapeDtypeStruct
+    shapes = ((4, 128), (rows, 128), (4,), (4, 4096))
+    dtypes = (jnp.float32, jnp.float32, jnp.int32, jnp.int32)
+    arguments = [shaped(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    z = {'log': shaped((), jnp.float32), 'known': shaped((), bool)}
+    for tile in (None, 2):
+        counts.reset_mock()
+        jax.eval_shape(NPID(tile=tile).estimated, *arguments, z)
+        assert counts.called == (whole and tile is None)
 
 
 def test_scores_are_of_the_old_rows_and_the_new_rows_are_half_of_each(x64):
