@@ -3,7 +3,7 @@
     ssljax train experiments/byol_imagenet_r50.py
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published linear top-1: 74.3. Not run here: it
-needs a pod.
+needs a pod. 1% of `train` is kept for validation; the published number is of training on all of it.
 
 LARS (the rate behind the momentum) with learning rate 0.2 x batch / 256 = 3.2, weight decay 1.5e-6,
 10 epochs of warmup, cosine decay; the target's momentum rises from 0.996 to 1 along a cosine. The

@@ -4,11 +4,9 @@
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. The sizes and rates of the released code for
 inpainting (arXiv 1604.07379): L2 0.999 and adversarial 0.001, rim of 4 pixels, Adam with beta1 0.5
-and rates 2e-3 and 2e-4, batch 64. It gives no accuracy for these weights. The published features,
-56.5% on VOC07 classification, 44.5% detection and 29.7% segmentation, are an AlexNet's, trained
-with L2 alone on random regions (quoted from memory and not re-checked): in a file of your own,
-`adversarial_weight=0.0`, `hole=Region()` and `optimizer=adam(2e-3)`, as there is no discriminator
-then. Not run here.
+and rates 2e-3 and 2e-4, batch 64. It gives no accuracy for these weights: the published features
+are trained with L2 alone, `context_encoder_l2_imagenet.py`. 1% of `train` is kept for validation.
+Not run here.
 
 The code resizes a picture's shorter side to 350 pixels and cuts 128. It holds all biases of
 convolutions at 0, where these have none, and moves the discriminator first and then the generator,

@@ -3,7 +3,8 @@
     ssljax train experiments/cpc_imagenet_r101.py
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published linear top-1 48.7, top-5 73.6 (the
-paper's tables 3 and 4, quoted from memory and not re-checked). Not run here: it needs a pod.
+paper's tables 3 and 4, quoted from memory and not re-checked). Not run here: it needs a pod. 1% of
+`train` is kept for validation; the published numbers are of training on all of it.
 
 Views are 256 of 300 pixels, two in three of them without colour; patches of 64 every 32, each a
 random 60 x 60 of its pixels; predictions of the rows 2 to 5 further down, as the next row shares

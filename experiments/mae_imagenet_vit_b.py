@@ -4,7 +4,8 @@
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published top-1: 83.6 fine-tuned, 68.0 by a
 linear probe. Not run here: it needs a pod. (kNN and linear probes are weak by design: what MAE
-learns is to be fine-tuned.)
+learns is to be fine-tuned.) 1% of `train` is kept for validation; the published numbers are of
+training on all of it.
 
 AdamW with betas 0.9 and 0.95, learning rate 1.5e-4 x batch / 256 = 2.4e-3, weight decay 0.05 except
 on biases and LayerNorm, 40 epochs of warmup, cosine decay to 0, no clipping; crops of at least a

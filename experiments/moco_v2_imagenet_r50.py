@@ -4,7 +4,8 @@
     ssljax train experiments/moco_v2_imagenet_r50.py --epochs 800      # 800 epochs
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published linear top-1: 67.5 after 200 epochs,
-71.1 after 800. Not run here: it needs eight accelerators for days.
+71.1 after 800. Not run here: it needs eight accelerators for days. 1% of `train` is kept for
+validation; the published numbers are of training on all of it.
 
 SGD with learning rate 0.03 at batch 256 and cosine decay without warmup, weight decay 1e-4 on all
 parameters; 65,536 negatives, momentum 0.999, temperature 0.2; BatchNorm in 8 groups, as the paper's

@@ -5,7 +5,8 @@
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. Published linear top-1: 48.2 for this recipe
 (VISSL's model zoo, quoted from memory and not re-checked); RotNet itself (arXiv 1803.07728) is an
 AlexNet, 38.7 at best, and the best known a RevNet-50 of four times the width, 55.4 (arXiv
-1901.09005). Not run here: it needs a pod.
+1901.09005). Not run here: it needs a pod. 1% of `train` is kept for validation; the published
+numbers are of training on all of it.
 
 SGD with momentum 0.9 and rate 0.1 x batch / 256, a tenth of it at epochs 30, 60, 90 and 100; weight
 decay 1e-4 on all but BatchNorm. VISSL turns every image once, at random; here, as in RotNet,

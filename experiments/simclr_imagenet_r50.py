@@ -7,7 +7,8 @@
 
 Needs `imagenet2012` prepared by TFDS as ArrayRecord. The paper's linear top-1/top-5 after 1,000
 epochs (table 6): 69.3/89.0 (1x), 74.2/92.0 (2x), 76.5/93.2 (4x), with 24M, 94M and 375M parameters.
-Not run here: it needs a pod.
+Not run here: it needs a pod. 1% of `train` is kept for validation; the published numbers are of
+training on all of it.
 
 LARS with learning rate 0.3 x batch / 256 = 4.8, weight decay 1e-6, 10 epochs of warmup, cosine
 decay; temperature 0.1; views of strength 1 with blur; the head is as wide as the features. Unlike

@@ -4,7 +4,7 @@
 #     launch/gpu_node.sh EXPERIMENT --folder FOLDER
 #
 # The kernels are deterministic, so that a run that was stopped ends in the same bits (seen on one
-# H100). On it this costs a step of SimCLR 1%, of MoCo 4% (benchmarks/README.md). The second flag sorts
+# H100). On it this costs some 5% of a step (benchmarks/README.md). The second flag sorts
 # what is added up at one place, as in the gradient of a max-pool, which is otherwise done one by one.
 # FAST=1 leaves both out. Not run on several GPUs.
 set -euo pipefail

@@ -3,12 +3,16 @@
 import dataclasses
 import pathlib
 
+import chex
 import jax
+import jax.numpy as jnp
 import pytest
 
 from ssljax.commands.train import load
+from ssljax.core import Run
 from ssljax.data.known import facts
 from ssljax.evaluate.monitor import monitor
+from ssljax.optim.restart import restart
 from ssljax.train import metrics
 from ssljax.train.folder import RunFolder
 from ssljax.train.loop import train
@@ -67,6 +71,19 @@ def load_constant(file, name):
     scope = {}
     exec(file.read_text(), scope)
     return scope[name]
+
+
+def test_deepclusters_classifier_alone_has_no_momentum_which_goes_on_after_a_clustering():
+    experiment = load(str(FILES[0].parent / 'deepcluster_imagenet_r50.py'))
+    default, part = experiment.optimizer.default, experiment.optimizer.parts[0].optimizer
+    assert part == dataclasses.replace(default, momentum=0.0)  # one rate, one weight decay
+    params = {'encoder': {'w': jnp.ones(3)}, 'head': {'linear': {'kernel': jnp.ones((3, 2))}}}
+    transform = experiment.optimizer.build(Run(examples=8, batch=4, steps=4, steps_per_epoch=2))
+    _, opt = transform.update(params, transform.init(params), params)
+    moments = [leaf for leaf in jax.tree.leaves(opt) if leaf.shape]
+    assert [leaf.shape for leaf in moments] == [(3,)]
+    after = restart(transform, opt, params, experiment.method.resets())
+    chex.assert_trees_all_equal(after, opt)
 
 
 @pytest.mark.parametrize(('width', 'parameters'), [(2, 93_907_072), (4, 375_378_176)])

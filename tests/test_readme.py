@@ -14,6 +14,7 @@ from ssljax.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
+BENCHMARKS = (ROOT / 'benchmarks' / 'README.md').read_text()
 BLOCKS = '\n'.join(re.findall(r'```sh\n(.*?)```', README, re.DOTALL)).replace('\\\n', ' ')
 COMMANDS = [words for line in BLOCKS.splitlines() if (words := shlex.split(line, comments=True))]
 TRAIN = [
@@ -102,8 +103,9 @@ def test_the_ablations_are_those_that_were_run():
         measured = set(re.findall(r'\b\d\d\.\d\b', table))
         claimed = re.findall(r'\b\d\d\.\d\b', point)
         assert len(claimed) >= 4 and set(claimed) <= measured, (study, set(claimed) - measured)
-    first = (ROOT / 'benchmarks' / 'ablations' / studies[0] / 'results.md').read_text()
-    assert set(re.findall(r'\b\d\d\.\d\b', ahead)) <= set(re.findall(r'\b\d\d\.\d\b', first))
+    files = (f'ablations/{studies[0]}/results.md', 'race/results.md')
+    known = ''.join((ROOT / 'benchmarks' / file).read_text() for file in files)
+    assert set(re.findall(r'\b\d\d\.\d\b', ahead)) <= set(re.findall(r'\b\d\d\.\d\b', known))
 
 
 def test_the_ratios_of_the_gpu_are_those_that_its_commands_printed():
@@ -111,9 +113,24 @@ def test_the_ratios_of_the_gpu_are_those_that_its_commands_printed():
     files = (folder / f'cost{kind}.txt' for kind in ('', '_without_triton'))
     rows = [line.split(' | ') for file in files for line in file.read_text().splitlines()]
     printed = {row[0].strip('| '): row[3] for row in rows if len(row) == 5 and '.' in row[3]}
-    figures = (ROOT / 'benchmarks' / 'README.md').read_text().split('one NVIDIA H100')[1]
+    figures = BENCHMARKS.split('one NVIDIA H100')[1]
     line = next(line for line in figures.splitlines() if line.startswith('| `cost.py'))
     said = re.findall(r'(\w[\w ]*) (\d\.\d\d)', line.split('bare: ')[1].split(' | ')[0])
     said = {name.lower().replace(' ', '_'): ratio for name, ratio in said}
     assert said == {name: ratio for name, ratio in printed.items() if name != 'npid'}
     assert f'NPID: {printed["npid"]}' in figures and len(said) == 10
+
+
+def test_the_table_of_costs_is_what_its_command_printed():
+    """Each line is that of the newest file which has it."""
+    newest = {}
+    for name in ('cost', 'cost_without_triton', 'cost_35fbc12'):
+        text = (ROOT / 'benchmarks' / 'h100' / f'{name}.txt').read_text()
+        for line in text.splitlines():
+            if line.startswith('| ') and ' ms |' in line:
+                method, _, _, ratio, took = (cell.strip() for cell in line.strip('| ').split(' | '))
+                newest[method] = (ratio, f'{float(took.split()[0]):.1f}')
+    section = BENCHMARKS.split('## Cost of a step, by method')[1].split('\n## ')[0]
+    rows = [line.strip('| ').split(' | ') for line in section.splitlines() if line[:2] == '| ']
+    shown = [(ratio.strip('*'), took) for _, _, ratio, took, _ in rows[2:]]
+    assert sorted(shown) == sorted(newest.values())

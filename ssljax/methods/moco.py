@@ -6,9 +6,9 @@ kept. He, Fan, Wu, Xie, Girshick 2019, arXiv 1911.05722 (v1, algorithm 1); Chen,
 2020, arXiv 2003.04297 (v2: a head of two layers, blur, temperature 0.2, cosine decay).
 
 Views: `SimCLRViews` with `scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4`, for v2
-`hue=0.1` and for v1 `hue=0.4, jitter=1.0, blur=0.0`. The authors flip last, `SimCLRViews` right
-behind the crop: the same views, since a flip commutes with all that lies between. (v1 drops the
-colour ahead of the jitter, `SimCLRViews` behind it.)
+`hue=0.1` and for v1 `hue=0.4, jitter=1.0, gray_first=True, blur=0.0`. The authors flip last,
+`SimCLRViews` right behind the crop: the same views, since a flip commutes with all that lies
+between.
 """
 
 import dataclasses

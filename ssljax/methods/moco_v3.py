@@ -1,4 +1,4 @@
-"""MoCo v3 for residual networks: momentum contrast without a queue.
+"""MoCo v3: momentum contrast without a queue, for residual networks and Vision Transformers.
 
 The queries, predicted from one view, have to pick out their keys, made of the other view by a
 momentum encoder, among the keys of the whole batch. Chen, Xie, He 2021, arXiv 2104.02057.

@@ -64,11 +64,14 @@ class ViT(nn.Module):
         initial: how weight matrices start, see `Initial`.
         drop_path: probability that stochastic depth drops a branch in training: rises linearly from
             0 in the first block to this in the last.
+        frozen_patch: whether no gradient reaches the weights of the projection of the patches, as
+            MoCo v3 has it against unstable training. Weight decay moves them still: the optimizer
+            has to freeze them too (`frozen`). To fine-tune all of it: `clone(frozen_patch=False)`.
         remat: computes a block again in the backward pass instead of keeping what is inside.
         dtype: `float32` or `bfloat16` computation.
 
     Reference: Dosovitskiy et al. 2020, arXiv 2010.11929; stochastic depth: Huang et al. 2016,
-        arXiv 1603.09382.
+        arXiv 1603.09382; frozen projection: Chen, Xie, He 2021, arXiv 2104.02057, section 4.2.
     """
 
     width: int = 768
@@ -82,6 +85,7 @@ class ViT(nn.Module):
     pool: Literal['cls', 'mean'] = 'cls'
     initial: Initial = 'normal'
     drop_path: float = 0.0
+    frozen_patch: bool = False
     remat: bool = False
     dtype: Precision = 'float32'
 
@@ -148,8 +152,13 @@ class ViT(nn.Module):
         if keep is not None:
             patches, places = jnp.take_along_axis(patches, keep[:, :, None], axis=1), places[keep]
         start = 'torch' if self.initial == 'normal' else 'xavier'
+        project = PatchProjection
+        if self.frozen_patch:
+            # Of its weights, not of what it returns: the image keeps its gradient.
+            init = self.is_initializing()
+            project = nn.map_variables(project, 'params', jax.lax.stop_gradient, init=init)
         x = at_least_float32(
-            PatchProjection(self.width, self.patch, start, self.dtype, name='patch')(patches)
+            project(self.width, self.patch, start, self.dtype, name='patch')(patches)
         )
         x = x + places.astype(x.dtype)
         if self.cls:

@@ -153,7 +153,9 @@ def solarize(image: Image) -> Image:
 
 @dataclasses.dataclass(frozen=True)
 class Photometric:
-    """What happens to the colours of one view: jitter, grey, blur, solarise, in this order.
+    """What happens to the colours of one view: jitter, grey, blur, solarise.
+
+    In this order; `gray_first` puts grey ahead of the jitter.
 
     Attributes:
         brightness: factor uniform in [max(0, 1 - brightness), 1 + brightness].
@@ -165,6 +167,7 @@ class Photometric:
         blur: probability of a Gaussian blur.
         solarize: probability of solarisation.
         sigma: least and greatest standard deviation of the blur in pixels.
+        gray_first: whether the colour is dropped ahead of the jitter, not behind it.
     """
 
     brightness: float = 0.0
@@ -176,12 +179,15 @@ class Photometric:
     blur: float = 0.0
     solarize: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
+    gray_first: bool = False
 
     def __call__(self, image: Image, key: PRNGKeyArray) -> Image:
         """Draws once from `key` and applies what was drawn to one image in [0, 1]."""
         # Every number has its place in one draw, so switching one op off leaves the others alone.
         u = jax.random.uniform(key, (13,), jnp.float32).astype(image.dtype)
         applied = u[:4] < jnp.asarray([self.jitter, self.gray, self.blur, self.solarize])
+        if self.gray and self.gray_first:
+            image = jnp.where(applied[1], grayscale(image), image)
         if self.jitter:
             spread = jnp.asarray([self.brightness, self.contrast, self.saturation], image.dtype)
             low = jnp.maximum(0, 1 - spread)
@@ -189,7 +195,7 @@ class Photometric:
             shift = self.hue * (2 * u[7] - 1) if self.hue else None
             jittered = jitter(image, factors, shift, jnp.argsort(u[8:12]))
             image = jnp.where(applied[0], jittered, image)
-        if self.gray:
+        if self.gray and not self.gray_first:
             image = jnp.where(applied[1], grayscale(image), image)
         if self.blur:
             low, high = self.sigma

@@ -32,6 +32,8 @@ class SimCLRViews(Recipe):
         hue: amplitude of the shift, as a share of the colour circle, at most 0.5.
         jitter: probability of these four, applied together in random order.
         gray: probability of dropping the colour.
+        gray_first: whether that comes ahead of the jitter, as in MoCo v1's and NPID's code, not
+            behind it.
         blur: probability of a Gaussian blur of about a tenth of the view's size.
         sigma: least and greatest standard deviation of the blur in pixels.
 
@@ -52,6 +54,7 @@ class SimCLRViews(Recipe):
     hue: float = 0.2
     jitter: float = 0.8
     gray: float = 0.2
+    gray_first: bool = False
     blur: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
 
@@ -81,6 +84,7 @@ class SimCLRViews(Recipe):
             hue=self.strength * self.hue,
             jitter=self.jitter,
             gray=self.gray,
+            gray_first=self.gray_first,
             blur=self.blur,
             sigma=self.sigma,
         )

@@ -138,6 +138,28 @@ METHODS = {
     ),
     'byol': Case(BYOL(*BRANCHES), BYOLViews(size=SIZE), targets=('target',)),
     'moco_v3': Case(MoCoV3(*BRANCHES, temperature=0.5), BYOLViews(size=SIZE), targets=('target',)),
+    # Width 32 and the mean: 25 steps are too few for a class token that starts at 1e-6.
+    'moco_v3_vit': Case(
+        MoCoV3(
+            ViT(
+                32,
+                2,
+                2,
+                patch=4,
+                position='sincos',
+                initial='xavier_apart',
+                pool='mean',
+                frozen_patch=True,
+            ),
+            ProjectionHead(widths=(16, 16, 8), last_norm='plain'),
+            ProjectionHead(widths=(16, 8), last_norm='plain'),
+            temperature=0.2,
+        ),
+        BYOLViews(size=SIZE),
+        targets=('target',),
+        idle=(r"\['patch'\]",),
+        variant=True,
+    ),
     # A queue that the batch does not divide, and one that two keys an example do.
     'moco_v1': Case(
         MoCo(
@@ -168,13 +190,26 @@ METHODS = {
         targets=('key',),
         moves=rises_and_falls,
     ),
+    # BatchNorm of 4 groups of 4 images, or of 2 in micro-batches; keys in other groups.
+    'moco_groups': Case(
+        MoCo(
+            dataclasses.replace(ENCODER, norm_groups=4),
+            ProjectionHead(widths=(8,), last_norm='none', last_bias=True),
+            queue=Queue(40),
+        ),
+        CROPS,
+        targets=('key',),
+        moves=rises_and_falls,
+        variant=True,
+    ),
+    # 160 x 8 numbers an image: the bank's 160 rows cost no more.
     'npid_nce': Case(
-        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=30),
+        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=160),
         CropFlip(size=SIZE),
     ),
-    # 20 x 8 numbers an image are no more than the bank has rows.
+    # Of which 30 x 8 numbers an image are fewer, whatever the tile.
     'npid_rows': Case(
-        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=20, tile=8),
+        NPID(ENCODER, ProjectionHead(widths=(8,), last_norm='none'), 0.2, negatives=30, tile=8),
         CropFlip(size=SIZE),
         variant=True,
     ),

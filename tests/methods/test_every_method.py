@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import re
 
 import jax
@@ -12,14 +11,28 @@ import optax
 import pytest
 from cases import CLASSES, METHODS, RUN, N
 from jax.sharding import NamedSharding, PartitionSpec
+from one_step import (
+    assert_trees_close,
+    fresh,
+    gradients,
+    graph,
+    now,
+    on_one_device,
+    pairs,
+    plain_gradients,
+    program,
+    raw_batch,
+    ready_batch,
+    refreshed,
+    without_batch_norm,
+)
 
-from ssljax.core import Now, Signature, with_keys
-from ssljax.evaluate.collapse import effective_rank
+from ssljax.core import Signature
+from ssljax.evaluate.collapse import effective_rank, feature_std
 from ssljax.evaluate.embed import embedder
 from ssljax.export import native
 from ssljax.optim import SGD
 from ssljax.train.checkpoint import Checkpoints
-from ssljax.train.microbatches import value_and_grad
 from ssljax.train.step import make_init, make_step
 
 # In the fast tier DINO, MoCo v2 and DeepCluster stand for their kinds.
@@ -35,84 +48,6 @@ def marks(name, case):
 )
 def case(request):
     return METHODS[request.param]
-
-
-def raw_batch(recipe, n=N):
-    """A batch as the pipeline delivers it: blobs, so that neighbouring pixels agree."""
-    rng = np.random.default_rng(0)
-    batch = {'index': jnp.arange(n, dtype=jnp.int32), 'label': jnp.arange(n) % CLASSES}
-    for name, (views, size) in recipe.views().items():
-        coarse = (
-            rng.integers(0, 256, (n, 1, 3, 3, 3)).repeat(-(-size // 3), 2).repeat(-(-size // 3), 3)
-        )
-        noise = rng.integers(-20, 20, (n, views, size, size, 3))
-        image = np.clip(coarse[:, :, :size, :size] + noise, 0, 255)
-        batch[name] = jnp.asarray(image, jnp.uint8)
-    return batch
-
-
-def refreshed(method, recipe, params, state):
-    """What `refresh` makes of a fresh state, where a method has one."""
-    if method.refresh_every(RUN) is None:
-        return params, state
-    raw = raw_batch(recipe, N)
-    image = recipe.normalize(raw['image'][:, 0])
-    images = jnp.concatenate([image + 0.1 * k for k in range(RUN.examples // N)])
-    sweep = lambda fn: fn(params, state, images)
-    return method.refresh(params, state, Now(jnp.asarray(0), jax.random.key(4), RUN), sweep)
-
-
-def ready_batch(recipe, dtype=jnp.float32):
-    batch = recipe.on_device(with_keys(raw_batch(recipe), jax.random.key(1)))
-    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
-    return {k: v.astype(dtype) if floating(v) else v for k, v in batch.items()}
-
-
-@functools.cache
-def made(case):
-    """Parameters and state in float32, once for all the tests of a method."""
-    with jax.enable_x64(False):
-        batch = ready_batch(case.recipe)
-        init = jax.jit(lambda: case.method.init(jax.random.key(0), batch, RUN))
-        return refreshed(case.method, case.recipe, *init())
-
-
-def fresh(case, dtype=jnp.float32):
-    cast = lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-    return jax.tree.map(cast, made(case))
-
-
-@functools.cache
-def graph(case, parts=1):
-    """Loss, state, metrics and gradients in so many micro-batches: one program for many tests."""
-    of = value_and_grad(case.method, lambda batch: batch, parts)
-
-    def together(params, state, batch):
-        now = Now(jnp.asarray(0), jax.random.key(3), RUN)
-        return of(params, state, batch, jax.random.key(2), now)
-
-    return jax.jit(together)
-
-
-@functools.cache
-def on_one_device(case, parts=1):
-    """What that makes of the batch in float64."""
-    with jax.enable_x64(True):
-        params, state = fresh(case, jnp.float64)
-        return graph(case, parts)(params, state, ready_batch(case.recipe, jnp.float64))
-
-
-def pairs(a, b):
-    """Leaves of two trees of one form, with their paths."""
-    flat = jax.tree_util.tree_leaves_with_path
-    return zip(flat(a), flat(b), strict=True)
-
-
-def assert_trees_close(a, b, **bounds):
-    for (path, x), (_, y) in pairs(a, b):
-        np.testing.assert_allclose(
-            np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path), **bounds
-        )
 
 
 def operations(jaxpr):
@@ -171,59 +106,12 @@ def test_every_trained_parameter_gets_a_finite_gradient(case):
         assert np.any(np.asarray(leaf) != 0) != idle, name
 
 
-def gradients(case, constants=None):
-    """Of the loss, to the parameters and to all else that the method carries but its statistics.
-
-    Written out, with a loss and outputs of its own: `constants` are put in place of outputs.
-
-    Returns:
-        The loss, gradients to the parameters, gradients to the rest, all outputs.
-    """
-    method = case.method
-    batch = ready_batch(case.recipe, jnp.float64)
-    params, state = fresh(case, jnp.float64)
-    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
-    leaves, form = jax.tree.flatten({k: v for k, v in state.items() if k != 'stats'})
-
-    def loss(params, floats, batch):
-        floats = iter(floats)
-        every = [next(floats) if floating(leaf) else leaf for leaf in leaves]
-        carried = {**jax.tree.unflatten(form, every), 'stats': state['stats']}
-        outputs, stats = method.forward(params, carried, batch, jax.random.key(2))
-        outputs = {**outputs, **(constants or {})}
-        now = Now(jnp.asarray(0), jax.random.key(3), RUN)
-        return method.objective(params, outputs, {**carried, 'stats': stats}, now)[0], outputs
-
-    floats = [leaf for leaf in leaves if floating(leaf)]
-    graph = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (value, outputs), grads = graph(params, floats, batch)
-    return value, *grads, outputs
-
-
-@functools.cache
-def plain_gradients(case):
-    """Nothing put in place of anything."""
-    with jax.enable_x64(True):
-        return gradients(case)
-
-
 def test_targets_are_constants(case, x64):
     _, grads, carried, outputs = plain_gradients(case)
-    recorded = {name: outputs[name] for name in case.targets}
-    _, with_recorded, _, _ = gradients(case, recorded)
-    assert_trees_close(grads, with_recorded, rtol=1e-9, atol=1e-12)
     assert all(np.all(np.asarray(leaf) == 0) for leaf in carried)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', [name for name, case in METHODS.items() if case.targets])
-def test_a_target_that_is_no_constant_would_show(name, x64, monkeypatch):
-    case = METHODS[name]
-    _, grads, _, _ = plain_gradients(case)
-    monkeypatch.setattr(jax.lax, 'stop_gradient', lambda x: x)
-    _, leaky, carried, _ = gradients(case)
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, leaky, grads))
-    assert float(moved) > 1e-6 or float(optax.global_norm(carried)) > 1e-6
+    if case.targets:
+        _, with_recorded, _, _ = gradients(case, {name: outputs[name] for name in case.targets})
+        assert_trees_close(grads, with_recorded, rtol=1e-9, atol=1e-12)
 
 
 MEANS = [
@@ -238,13 +126,12 @@ def test_a_loss_declared_a_mean_over_examples_is_one(name, x64):
     case = METHODS[name]
     batch = ready_batch(case.recipe, jnp.float64)
     params, state = fresh(case, jnp.float64)
-    now = Now(jnp.asarray(0), jax.random.key(3), RUN)
 
     @jax.jit
     def losses(params, batch):
         """Of the batch, and of each example as if it were all there is."""
         outputs, _ = case.method.forward(params, state, batch, jax.random.key(2))
-        of = lambda outputs: case.method.objective(params, outputs, state, now)[0]
+        of = lambda outputs: case.method.objective(params, outputs, state, now())[0]
         alone = jax.tree.map(lambda leaf: leaf[:, None], outputs)
         return of(outputs), jax.lax.map(of, alone)
 
@@ -261,12 +148,18 @@ def test_the_whole_batch_has_the_gradient_of_the_loss(case, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('parts', [2, 4])
-def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, parts, x64):
+def test_micro_batches_change_nothing_but_what_batch_norm_sees(case):
+    """So all that is random is drawn from the keys of examples: each part has a key of its own."""
+    whole, *parted = (without_batch_norm(case, parts) for parts in (1, 2, 4))
+    for found in parted:
+        assert_trees_close(whole, found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, x64):
     batch = ready_batch(case.recipe, jnp.float64)
     params, state = fresh(case, jnp.float64)
-    now = Now(jnp.asarray(0), jax.random.key(3), RUN)
-    key = jax.random.key(2)
+    key, parts = jax.random.key(2), 2
 
     def slow(params, batch):
         """Part by part, in one graph, and the outputs put back in the order of the examples."""
@@ -279,7 +172,7 @@ def test_micro_batches_have_the_gradient_of_their_outputs_put_together(case, par
         order = jnp.argsort(jnp.concatenate([jnp.arange(N)[j::parts] for j in range(parts)]))
         outputs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *outputs)
         stats = jax.tree.map(lambda *leaves: sum(leaves) / parts, *stats)
-        return case.method.objective(params, outputs, {**state, 'stats': stats}, now)
+        return case.method.objective(params, outputs, {**state, 'stats': stats}, now())
 
     wanted = jax.jit(jax.value_and_grad(slow, has_aux=True))(params, batch)
     assert_trees_close(wanted, on_one_device(case, parts), rtol=1e-10, atol=1e-10)
@@ -291,7 +184,9 @@ def test_order_of_examples_does_not_matter(case, x64):
     shuffled = jax.tree.map(lambda leaf: leaf[order], ready_batch(case.recipe, jnp.float64))
     (loss, _), _ = on_one_device(case)
     (other, _), _ = graph(case)(*fresh(case, jnp.float64), shuffled)
-    np.testing.assert_allclose(loss, other, rtol=1e-12)
+    # Where BatchNorm sees a group at a time, the order says which examples are one.
+    apart = getattr(case.method, 'norm_groups', 1) > 1
+    assert np.isclose(loss, other, rtol=1e-12, atol=0) != apart
 
 
 @pytest.mark.slow
@@ -307,7 +202,7 @@ def test_constant_images_give_a_finite_loss(case):
 def test_same_loss_and_gradient_on_one_and_eight_devices(case, parts, x64, mesh8):
     split = NamedSharding(mesh8, PartitionSpec('data'))
     whole = NamedSharding(mesh8, PartitionSpec())
-    sharded = jax.jit(graph(case, parts).__wrapped__, in_shardings=(whole, whole, split))
+    sharded = jax.jit(program(case, parts), in_shardings=(whole, whole, split))
     arguments = *fresh(case, jnp.float64), ready_batch(case.recipe, jnp.float64)
     with jax.set_mesh(mesh8):
         eight = sharded(*arguments)
@@ -343,10 +238,12 @@ def test_step_compiles_once_rests_at_rate_zero_learns_and_resumes_bit_for_bit(ca
     assert step._cache_size() == 1
     assert int(state.step) == 26
     assert case.moves(losses), losses
-    assert float(metrics.get('std', 1.0)) > 0.2
     images = raw['image'][:, 0]
     features = embedder(method, recipe)(state.params, state.method, images)
     assert float(effective_rank(features)) > 4
+    # Of features and, where there are any, of embeddings; 1 is spread evenly over the sphere.
+    std = float(feature_std(features)) * features.shape[1] ** 0.5
+    assert min(std, float(metrics.get('std', std))) > 0.2
 
     with contextlib.closing(Checkpoints(tmp_path, 1, 0)) as checkpoints:
         again, _ = checkpoints.restore(jax.eval_shape(lambda: state))

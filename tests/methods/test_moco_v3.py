@@ -1,6 +1,7 @@
 """MoCo v3's own facts."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,15 @@ import pytest
 import reference
 
 from ssljax.core import Now, Run, Signature
+from ssljax.definitions import load_experiment
 from ssljax.methods.moco_v3 import MoCoV3
+from ssljax.train.step import make_init, make_step
 
 RUN = Run(examples=80, batch=8, steps=10, steps_per_epoch=10)
 TWO_VIEWS = Signature((('image', (2, 32)),), 3, None, 80)
+
+FILE = pathlib.Path(__file__).parents[2] / 'experiments' / 'moco_v3_imagenet_vit_b.py'
+VIT = load_experiment(FILE).smoke()
 
 
 def objective(method, query, key):
@@ -66,3 +72,40 @@ def test_temperature_must_be_positive():
 def test_a_batch_of_one_has_no_negatives():
     with pytest.raises(ValueError, match='the batch is 1; use 2 or more'):
         MoCoV3().check(TWO_VIEWS, dataclasses.replace(RUN, batch=1))
+
+
+def test_the_patch_projection_of_its_vit_alone_has_no_gradient():
+    key, views = jax.random.key(0), jax.random.normal(jax.random.key(1), (8, 2, 32, 32, 3))
+    params, state = jax.jit(lambda: VIT.method.init(key, {'image': views}, RUN))()
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        outputs, _ = VIT.method.forward(params, state, {'image': views}, key)
+        return VIT.method.objective(params, outputs, state, Now(jnp.asarray(0), key, RUN))[0]
+
+    grads = gradient(params)
+    patch = grads['encoder'].pop('patch')
+    assert set(patch) == {'kernel', 'bias'} and not any(leaf.any() for leaf in patch.values())
+    assert all(leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.slow
+def test_steps_keep_its_bits_which_weight_decay_alone_would_not():
+    def moved(optimizer):
+        """Whether the projection's kernel, and that of a block, are others 3 steps later."""
+        transform = optimizer.build(RUN)
+        image = np.random.default_rng(0).integers(0, 256, (8, 2, 32, 32, 3), np.uint8)
+        raw = {'image': jnp.asarray(image), 'index': jnp.arange(8)}
+        state = start = make_init(VIT.method, VIT.recipe, transform, RUN, 0, raw)()
+        schedule = optimizer.schedule(RUN)
+        step = jax.jit(make_step(VIT.method, VIT.recipe, transform, schedule, RUN))
+        for _ in range(3):
+            state, metrics = step(state, raw)
+            assert not metrics['skipped']
+        old, new = (s.params['encoder'] for s in (start, state))
+        kernels = lambda tree: (tree['patch']['kernel'], tree['block0']['linear1']['kernel'])
+        return [bool((a != b).any()) for a, b in zip(kernels(old), kernels(new), strict=True)]
+
+    assert moved(VIT.optimizer) == [False, True]
+    assert moved(dataclasses.replace(VIT.optimizer, frozen=())) == [True, True]

@@ -3,12 +3,16 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from ssljax import cli
+from ssljax.nets.small import SmallResNet
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -66,20 +70,50 @@ def test_it_learns(mirror):
 
 
 @pytest.mark.slow
-def test_with_its_line_in_the_table_it_passes_the_common_tests(mirror):
-    (line,) = re.findall(r"`('mirror': Case\(.*?\),)`", SECTION)
-    table = (HERE / 'cases.py').read_text().replace('METHODS = {\n', f'METHODS = {{\n{line}\n')
-    (mirror / 'cases.py').write_text(
-        table.replace('import dataclasses\n', 'import dataclasses\nfrom mirror import Mirror\n', 1)
+def test_made_one_of_ours_it_passes_the_tests(tmp_path):
+    """Both steps, in a copy of the project."""
+    for folder in ('ssljax', 'tests'):
+        left_out = shutil.ignore_patterns('__pycache__', '.cache')
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=left_out)
+    for file in ('setup.cfg', 'pyproject.toml', 'README.md'):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / 'benchmarks').mkdir()
+    shutil.copy(ROOT / 'benchmarks' / 'README.md', tmp_path / 'benchmarks')
+    (tmp_path / 'experiments').mkdir()
+    experiment, count = 'ssljax train experiments/mirror.py', parameters()
+    assert all(said in SECTION for said in (experiment, 'PARAMETERS = ...'))
+    whole, begin, config = PROGRAM.partition('def config')
+    imports = whole.partition('@dataclass')[0].partition('import dataclasses')[2]
+    theirs = r'from ssljax\.(experiment|optim|views).*\n'  # what the experiment alone needs
+    method = re.sub(theirs, '', whole)
+    (tmp_path / 'ssljax' / 'methods' / 'mirror.py').write_text(method)
+    (tmp_path / 'experiments' / 'mirror.py').write_text(
+        f'"""Mirror images: {experiment}"""\n{imports}\nfrom ssljax.methods.mirror import Mirror\n'
+        f'PARAMETERS = {count}\n\n{begin}{config}'
     )
-    for name, folder in (('test_every_method.py', HERE), ('conftest.py', HERE.parent)):
-        (mirror / name).write_text((folder / name).read_text())
-    command = [sys.executable, '-m', 'pytest', '-q', '-k', 'mirror', '-c', ROOT / 'setup.cfg']
+    (line,) = re.findall(r"`('mirror': Case\(.*?\),)`", SECTION)
+    cases = tmp_path / 'tests' / 'methods' / 'cases.py'
+    table = cases.read_text().replace('METHODS = {\n', f'METHODS = {{\n{line}\n', 1)
+    ours = 'from ssljax.methods.'
+    cases.write_text(table.replace(ours, f'{ours}mirror import Mirror\n{ours}', 1))
+    files = ('methods/test_every_method', 'test_experiments', 'test_smoke', 'test_architecture')
+    command = [sys.executable, '-m', 'pytest', '-q', '-k', 'mirror or listed']
     found = subprocess.run(
-        [*command, '--rootdir', mirror, mirror / 'test_every_method.py'],
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
+        [*command, *(f'tests/{file}.py' for file in (*files, 'test_readme'))],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(tmp_path)},
         capture_output=True,
         text=True,
     )
     assert found.returncode == 0, found.stdout[-3000:]
-    assert int(re.search(r'(\d+) passed', found.stdout)[1]) > 10
+    assert int(re.search(r'(\d+) passed', found.stdout)[1]) > 20
+
+
+def parameters():
+    """Of the encoder that the README gives to Mirror."""
+    shapes = jax.eval_shape(
+        lambda: SmallResNet(stem_patch=4).init(
+            jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False
+        )
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))

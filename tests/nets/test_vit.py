@@ -229,6 +229,32 @@ def test_remat_changes_neither_values_nor_gradients_nor_parameters(x64):
     assert jax.tree.structure(fresh(TINY.clone(remat=True))) == jax.tree.structure(fresh(TINY))
 
 
+@pytest.mark.parametrize('module', [TINY, SINCOS], ids=['learned', 'sincos'])
+def test_a_frozen_patch_projection_has_no_gradient_and_nothing_else_changes(x64, module):
+    variables, x = to_float64(fresh(module)), images().astype(jnp.float64)
+
+    def both(module):
+        loss = lambda v, x: jnp.sum(module.apply(v, x, train=True) ** 3)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(variables, x)
+
+    (value, (grads, to_image)), (same, (frozen, image)) = both(module), both(frozen_of(module))
+    patch = frozen['params'].pop('patch')
+    assert set(patch) == {'kernel', 'bias'} and not any(leaf.any() for leaf in patch.values())
+    assert all(leaf.all() for leaf in grads['params'].pop('patch').values())
+    assert all(leaf.any() for leaf in jax.tree.leaves((frozen, image)))
+    assert_trees_all_close((value, grads, to_image), (same, frozen, image), rtol=1e-10, atol=1e-12)
+
+
+def test_a_frozen_patch_projection_starts_as_any_other_and_comes_back_from_json():
+    init = lambda m: m.init(jax.random.key(0), images(1), train=False)
+    assert_trees_all_close(init(SINCOS), init(frozen_of(SINCOS)), rtol=0, atol=0)
+    assert decode(encode(frozen_of(SINCOS))) == frozen_of(SINCOS) != SINCOS
+
+
+def frozen_of(module):
+    return module.clone(frozen_patch=True)
+
+
 def test_stochastic_depth_drops_what_it_says_and_keeps_the_mean():
     module = TINY.clone(depth=5, drop_path=0.4)
     keys = jax.random.split(jax.random.key(0), 4096)

@@ -11,6 +11,7 @@ import tyro
 from view_batches import batch_of
 
 from ssljax.data.picture import Picture
+from ssljax.views import device
 from ssljax.views.gallery import GAP, contact_sheet
 from ssljax.views.recipe import Recipe
 from ssljax.views.simclr import SimCLRViews
@@ -66,6 +67,34 @@ def test_strength_scales_the_amplitudes_of_the_jitter():
     amplitudes = color.brightness, color.contrast, color.saturation, color.hue
     assert amplitudes == (0.4, 0.4, 0.4, 0.1)
     assert (color.jitter, color.gray, color.blur) == (0.8, 0.2, 0.5)
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_colour_is_dropped_ahead_of_the_jitter_or_behind_it(x64, first):
+    amplitudes = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.4, 'jitter': 1.0}
+    recipe = SimCLRViews(**amplitudes, gray=1.0, gray_first=first, blur=0.0)
+    image = np.random.default_rng(0).uniform(size=(3, 8, 8))
+    luma = lambda image: np.tensordot([[0.2989, 0.5870, 0.1140]] * 3, image, 1)
+    jitter = device.Photometric(**amplitudes)  # the same key draws the same for it
+    for key in jax.random.split(jax.random.key(0), 8):
+        gray_jittered = jitter(jnp.asarray(luma(image)), key)
+        jittered_gray = luma(jitter(jnp.asarray(image), key))
+        assert np.abs(gray_jittered - jittered_gray).max() > 0.01
+        want = gray_jittered if first else jittered_gray
+        np.testing.assert_allclose(recipe.photometric()(jnp.asarray(image), key), want, atol=1e-12)
+
+
+def test_which_views_lose_their_colour_does_not_depend_on_when():
+    image = jax.random.uniform(jax.random.key(1), (3, 8, 8))
+    keys = jax.random.split(jax.random.key(0), 64)
+    views = lambda **fields: jax.jit(
+        jax.vmap(SimCLRViews(blur=0.0, **fields).photometric(), in_axes=(None, 0))
+    )(image, keys)
+    ahead, behind, never = views(gray_first=True), views(), views(gray=0.0)
+    gray = np.asarray((behind == behind[:, :1]).all(axis=(1, 2, 3)))
+    assert 4 < gray.sum() < 24
+    assert np.abs(ahead[gray] - ahead[gray][:, :1]).max() < 1e-5
+    np.testing.assert_allclose(ahead[~gray], never[~gray], atol=1e-5)
 
 
 def test_denormalize_undoes_standardize():
