@@ -36,6 +36,7 @@ from ssljax.views.simclr import SimCLRViews
 
 FILES, BATCH, SIZE = 512, 64, 224
 BARE, GOAL = 'bare decode-and-crop', 0.85
+SETTLES = 0.7
 OURS, WHOLE = 'ssljax', 'ssljax, both halves'
 
 
@@ -174,7 +175,8 @@ def measure(streams, options):
         drain(stream, 4)
     for _ in range(options.repetitions):
         for name, stream in streams.items():
-            drain(stream, 3)  # what was made ahead while others had their turn
+            time.sleep(SETTLES)  # while the one before fills its buffers again, on the same cores
+            drain(stream, 4)  # what was made ahead while others had their turn
             clock, cpu = time.perf_counter(), time.process_time()
             images = drain(stream, options.batches)
             spent = time.perf_counter() - clock, time.process_time() - cpu
