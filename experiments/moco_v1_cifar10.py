@@ -4,7 +4,8 @@
 
 Needs `cifar10` prepared by TFDS (`ssljax train` says how where it is not). Top-1 on its test images
 by 10,000 labels, from a run of this file on two cores (2026-11-27; at the 1,100 images/s that it
-reached, a quarter of an hour): 56.4% linear, 55.2% kNN; random weights 42.3 and 33.8.
+reached, a quarter of an hour): 56.4% linear, 55.2% kNN; random weights 42.3 and 33.8
+(benchmarks/moco_v1_cifar10).
 
 Version 1 whole, scaled down with network and data: 4,096 negatives (of 45,000 images), an average
 that follows in a hundred steps (momentum 0.99), BatchNorm in 8 groups of 32 with shuffling, views

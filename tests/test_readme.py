@@ -122,15 +122,22 @@ def test_the_ratios_of_the_gpu_are_those_that_its_commands_printed():
 
 
 def test_the_table_of_costs_is_what_its_command_printed():
-    """Each line is that of the newest file which has it."""
+    """Each line is that of the newest file which has it, with the commit of that file."""
     newest = {}
-    for name in ('cost', 'cost_without_triton', 'cost_35fbc12'):
-        text = (ROOT / 'benchmarks' / 'h100' / f'{name}.txt').read_text()
+    for file, commit in (('', '152ff98'), ('_without_triton', '152ff98'), ('_35fbc12', '35fbc12')):
+        text = (ROOT / 'benchmarks' / 'h100' / f'cost{file}.txt').read_text()
         for line in text.splitlines():
             if line.startswith('| ') and ' ms |' in line:
                 method, _, _, ratio, took = (cell.strip() for cell in line.strip('| ').split(' | '))
-                newest[method] = (ratio, f'{float(took.split()[0]):.1f}')
+                newest[method] = (ratio, f'{float(took.split()[0]):.1f}', commit)
     section = BENCHMARKS.split('## Cost of a step, by method')[1].split('\n## ')[0]
     rows = [line.strip('| ').split(' | ') for line in section.splitlines() if line[:2] == '| ']
-    shown = [(ratio.strip('*'), took) for _, _, ratio, took, _ in rows[2:]]
-    assert sorted(shown) == sorted(newest.values())
+    shown = {row[0]: (row[2].strip('*'), *row[3:]) for row in rows[2:]}
+    forms = {
+        'NPID, NCE, a bank of 45,000': 'npid',
+        'NPID, softmax over the bank': 'npid_softmax',
+        'CPC, candidates of 16 images': 'cpc',
+        'CPC, candidates of all 256': 'cpc_batch',
+    }
+    named = lambda name: forms.get(name, name.lower().replace(' ', '_'))
+    assert {named(name): row for name, row in shown.items()} == newest

@@ -66,6 +66,7 @@ class Session:
         experiment.recipe.check(data.channels)
         _check_views(experiment, data)
         experiment.method.check(data, run)
+        _check_parts(experiment)
         return cls(experiment, data, run, placement)
 
     @classmethod
@@ -163,6 +164,17 @@ def _check_views(experiment: Experiment, data: Signature) -> None:
             f'{type(method).__name__} looks at views named {taken}; {type(recipe).__name__} also '
             f'makes {made}, for nothing. Use a recipe that makes {taken} alone, or switch those '
             'off if it can (--recipe.local_count 0)'
+        )
+
+
+def _check_parts(experiment: Experiment) -> None:
+    """Raise ValueError if the method cannot part the micro-batches as it needs."""
+    parts = experiment.microbatches
+    unit = experiment.method.batch_unit(parts)
+    if experiment.batch % unit:
+        raise ValueError(
+            f'{type(experiment.method).__name__} cannot part a batch of {experiment.batch} in '
+            f'{parts} micro-batches as it needs; use a multiple of {unit}, or fewer --microbatches'
         )
 
 

@@ -103,6 +103,15 @@ def test_experiments_here_share_no_image_between_their_splits(file):
     data.check(lambda one, other: splits.shared(one, other, sizes.__getitem__))
 
 
+def test_a_batch_whose_parts_cannot_be_grouped_is_refused():
+    """Eight groups divide the batch of 24, and not its halves of 12."""
+    found = load(str(FILES[0].parent / 'moco_v1_cifar10.py')).smoke()
+    assert found.method.norm_groups == 8
+    Session.open(dataclasses.replace(found, batch=24), 1)
+    with pytest.raises(ValueError, match=r'24 in 2 micro-batches .* multiple of 16'):
+        Session.open(dataclasses.replace(found, batch=24, microbatches=2), 1)
+
+
 @pytest.mark.parametrize('file', FILES, ids=lambda path: path.stem)
 def test_local_views_are_refused_by_every_method_that_does_not_look_at_them(file):
     experiment = load(str(file))
